@@ -1,0 +1,1 @@
+"""Heads: the discriminators d_Ψ."""

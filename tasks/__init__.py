@@ -1,0 +1,1 @@
+"""Tasks: one file per job. They meet through `upstream` only and do not import each other."""

@@ -1,0 +1,212 @@
+"""The generated data set: every kind loads, and all kinds tell one story."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from panopticapi.utils import rgb2id
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from unified.data.shapes import ShapesConfig, generate
+from unified.data.shapes.outline import trace
+from unified.data.shapes.world import FIRST_STUFF_ID, OTHER_ID, SHAPES, STUFF
+from unified.errors import ConfigError
+
+SPLITS = ("train", "val")
+
+
+def load(root: Path, kind: str, split: str) -> dict:
+    return json.loads((root / "annotations" / f"{kind}_{split}.json").read_text())
+
+
+def tree_hash(root: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(p for p in root.rglob("*") if p.is_file()):
+        digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_panoptic_png_masks_and_boxes_tell_one_story(shapes: Path, split: str) -> None:
+    coco = COCO(str(shapes / "annotations" / f"instances_{split}.json"))
+    for annotation in load(shapes, "panoptic", split)["annotations"]:
+        png = shapes / "annotations" / f"panoptic_{split}" / annotation["file_name"]
+        segments = rgb2id(np.array(Image.open(png)))
+        assert set(np.unique(segments)) == {s["id"] for s in annotation["segments_info"]}
+        things = [s for s in annotation["segments_info"] if s["category_id"] < FIRST_STUFF_ID]
+        instances = coco.imgToAnns[annotation["image_id"]]
+        assert len(things) == len(instances)
+        for segment, instance in zip(things, instances, strict=True):
+            mask = segments == segment["id"]
+            assert (coco.annToMask(instance) == mask).all()
+            for key in ("category_id", "bbox", "area", "iscrowd"):
+                assert segment[key] == instance[key]
+            assert mask.sum() == instance["area"]
+            y, x = np.nonzero(mask)
+            box = [x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1]
+            assert instance["bbox"] == box
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_stuff_fills_what_things_leave(shapes: Path, split: str) -> None:
+    stuff = COCO(str(shapes / "annotations" / f"stuff_{split}.json"))
+    for annotation in load(shapes, "panoptic", split)["annotations"]:
+        name = annotation["file_name"]
+        segments = rgb2id(np.array(Image.open(shapes / "annotations" / f"panoptic_{split}" / name)))
+        pixels = np.array(Image.open(shapes / "annotations" / f"stuff_{split}_pixelmaps" / name))
+        category = {s["id"]: s["category_id"] for s in annotation["segments_info"]}
+        expected = np.vectorize(category.get)(segments)
+        expected[expected < FIRST_STUFF_ID] = OTHER_ID
+        assert (pixels == expected).all()
+        for row in stuff.imgToAnns[annotation["image_id"]]:
+            assert (stuff.annToMask(row) == (pixels == row["category_id"])).all()
+
+
+def test_keypoints_belong_to_their_figure(shapes: Path) -> None:
+    for split in SPLITS:
+        coco = COCO(str(shapes / "annotations" / f"person_keypoints_{split}.json"))
+        joints = coco.cats[SHAPES.index("figure") + 1]["keypoints"]
+        assert coco.anns
+        for annotation in coco.anns.values():
+            points = np.array(annotation["keypoints"]).reshape(-1, 3)
+            assert len(points) == len(joints)
+            assert annotation["num_keypoints"] == (points[:, 2] > 0).sum()
+            mask = coco.annToMask(annotation)
+            for x, y, visible in points:
+                if visible == 2:
+                    assert mask[int(y), int(x)]
+                if visible == 0:
+                    assert (x, y) == (0, 0)
+
+
+def test_lvis_and_captions_agree_with_instances(shapes: Path) -> None:
+    for split in SPLITS:
+        lvis, instances = load(shapes, "lvis", split), load(shapes, "instances", split)
+        coarse = {a["id"]: a for a in instances["annotations"]}
+        names = {c["id"]: c["name"] for c in lvis["categories"]}
+        shape_names = {c["id"]: c["name"] for c in instances["categories"]}
+        assert {c["frequency"] for c in lvis["categories"]} <= {"r", "c", "f"}
+        present: dict[int, set[int]] = {}
+        for row in lvis["annotations"]:
+            own = coarse[row["id"]]
+            assert row["bbox"] == own["bbox"]
+            assert names[row["category_id"]].endswith(shape_names[own["category_id"]])
+            present.setdefault(row["image_id"], set()).add(row["category_id"])
+        for image in lvis["images"]:
+            assert not present.get(image["id"], set()) & set(image["neg_category_ids"])
+        captions = load(shapes, "captions", split)["annotations"]
+        per_image = {i["id"]: 0 for i in instances["images"]}
+        for caption in captions:
+            per_image[caption["image_id"]] += 1
+            assert any(word in caption["caption"] for word in STUFF)
+        assert set(per_image.values()) == {5}
+
+
+def test_individuals_recur_within_but_not_across_splits(tmp_path: Path) -> None:
+    generate(tmp_path / "shapes", ShapesConfig(train=60, val=30, size=64))
+    seen = []
+    for split in SPLITS:
+        rows = load(tmp_path / "shapes", "instances", split)["annotations"]
+        tracks = [a["track_id"] for a in rows if not a["iscrowd"]]
+        assert len(set(tracks)) < 0.7 * len(tracks)
+        seen.append(set(tracks))
+        fine = {
+            a["id"]: a["category_id"]
+            for a in load(tmp_path / "shapes", "lvis", split)["annotations"]
+        }
+        looks: dict[int, set[int]] = {}
+        for row in rows:
+            if not row["iscrowd"]:
+                looks.setdefault(row["track_id"], set()).add(fine[row["id"]])
+        assert all(len(categories) == 1 for categories in looks.values())
+    assert not seen[0] & seen[1]
+
+
+def test_the_data_is_varied(tmp_path: Path) -> None:
+    """Eight categories, six kinds of stuff, small and large, some crowds, a long tail."""
+    generate(tmp_path / "shapes", ShapesConfig(train=150, val=1))
+    rows = load(tmp_path / "shapes", "instances", "train")["annotations"]
+    assert len({a["category_id"] for a in rows}) >= 8
+    assert (
+        len({a["category_id"] for a in load(tmp_path / "shapes", "stuff", "train")["annotations"]})
+        > 5
+    )
+    areas = np.array([a["area"] for a in rows if not a["iscrowd"]])
+    assert (areas < 10**2).mean() > 0.05
+    assert (areas > 32**2).mean() > 0.1
+    crowds = [a for a in rows if a["iscrowd"]]
+    assert 5 < len(crowds) < 60
+    counts = np.bincount(
+        [a["category_id"] for a in load(tmp_path / "shapes", "lvis", "train")["annotations"]]
+    )
+    assert counts.max() > 20 * max(1, np.sort(counts[1:])[5])
+
+
+def test_a_seed_gives_the_same_files(shapes: Path, tmp_path: Path) -> None:
+    config = ShapesConfig(train=4, val=2, size=64, seed=9)
+    for name in ("one", "two"):
+        generate(tmp_path / name, config)
+    generate(tmp_path / "other", ShapesConfig(train=4, val=2, size=64, seed=10))
+    assert tree_hash(tmp_path / "one") == tree_hash(tmp_path / "two")
+    assert tree_hash(tmp_path / "one") != tree_hash(tmp_path / "other")
+
+
+def test_it_is_written_once_and_never_over_something_else(tmp_path: Path) -> None:
+    root, config = tmp_path / "shapes", ShapesConfig(train=2, val=1, size=64)
+    assert generate(root, config)
+    before = tree_hash(root)
+    assert not generate(root, config)
+    with pytest.raises(ConfigError, match="delete"):
+        generate(root, ShapesConfig(train=3, val=1, size=64))
+    assert tree_hash(root) == before
+
+
+def test_a_killed_generator_leaves_nothing_half_done(tmp_path: Path) -> None:
+    root = tmp_path / "shapes"
+    code = (
+        "from pathlib import Path; from unified.data.shapes import *; "
+        f"generate(Path({str(root)!r}), ShapesConfig(train=100000, val=1, size=64))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".shapes-*/train/*.jpg")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not root.exists()
+    assert generate(root, ShapesConfig(train=2, val=1, size=64))
+    assert (root / "shapes.json").is_file()
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 100_000))
+def test_outlines_rasterise_to_the_very_mask(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    blob = rng.random((24, 30)) < rng.uniform(0.3, 0.9)
+    rings, holes = trace(blob)
+    if holes:
+        return
+    rle = coco_mask.merge(coco_mask.frPyObjects(rings, 24, 30))
+    assert (coco_mask.decode(rle) == blob).all()
+
+
+def test_holes_are_told() -> None:
+    ring = np.ones((5, 5), np.uint8)
+    assert not trace(ring)[1]
+    ring[2, 2] = 0
+    assert trace(ring)[1]

@@ -1,0 +1,63 @@
+"""Multi-label classification."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from heads.classification import ClassificationHead
+from tasks.classification import presence
+from unified.errors import ConfigError
+from unified.ops.losses import asymmetric_loss
+from unified.specs import Level, Targets
+
+FEATURES = {"p3": Level(8, 8), "p4": Level(8, 16)}
+
+
+def test_presence_counts_crowds_and_repeats_once() -> None:
+    targets = Targets(
+        image=torch.tensor([0, 0, 2]),
+        boxes=torch.zeros(3, 4),
+        labels=torch.tensor([1, 1, 0]),
+        crowd=torch.tensor([False, True, True]),
+        identities=torch.zeros(3, dtype=torch.long),
+    )
+    assert presence(targets, 3, 2).tolist() == [[0, 1], [0, 0], [1, 0]]
+
+
+def test_asymmetric_loss_without_focus_is_cross_entropy() -> None:
+    logits, goal = torch.randn(4, 5), (torch.rand(4, 5) > 0.5).float()
+    plain = F.binary_cross_entropy_with_logits(logits, goal, reduction="none")
+    torch.testing.assert_close(asymmetric_loss(logits, goal, 0.0, 0.0, 0.0), plain)
+
+
+def test_asymmetric_loss_by_hand() -> None:
+    """p = 0.5, margin 0.1, γ- = 2: 0.4² · -log(0.6)."""
+    loss = asymmetric_loss(torch.zeros(1, 1), torch.zeros(1, 1), 0.0, 2.0, 0.1)
+    assert float(loss) == pytest.approx(0.4**2 * 0.5108256, rel=1e-4)
+
+
+def test_codes_and_linear_give_one_logit_per_class() -> None:
+    maps = {"p3": torch.rand(2, 8, 4, 4), "p4": torch.rand(2, 8, 2, 2)}
+    for classifier in ("codes", "linear"):
+        head = ClassificationHead(FEATURES, 5, 6, classifier, 3)
+        stems = head.stem(maps)
+        assert stems["pooled"].shape == (2, head.stem_widths["pooled"])
+        assert head.predict(stems)["logits"].shape == (2, head.output_widths["logits"])
+
+
+def test_logits_are_inner_products_with_class_codes() -> None:
+    head = ClassificationHead(FEATURES, 5, 6, "codes", 3)
+    pooled = torch.rand(2, 24)
+    projected = head.classifier.project(pooled)
+    expected = torch.einsum("bd,cd->bc", projected, head.classifier.codes) + head.classifier.bias
+    torch.testing.assert_close(head.predict({"pooled": pooled})["logits"], expected)
+
+
+@pytest.mark.parametrize("override", ["classifier=tree", "loss_kind=hinge"])
+def test_unknown_choices_are_refused(override: str, make: Callable) -> None:
+    with pytest.raises(ConfigError, match="fix:"):
+        make("task=[classification]", f"task.classification.{override}")

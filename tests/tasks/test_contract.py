@@ -1,0 +1,143 @@
+"""The contract that every task keeps, whatever it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import conf
+from unified.build import Built, order_tasks
+from unified.data.dataset import collate
+from unified.errors import ConfigError
+from unified.inference import decode_all
+from unified.specs import Batch, Sample
+
+TASKS = sorted(p.stem for p in (Path(conf.__file__).parent / "task").glob("*.yaml"))
+
+
+def with_requirements(name: str, make: Callable) -> tuple[Built, Batch]:
+    """The task, what it requires, and a labelled batch."""
+    names = [name]
+    while True:
+        try:
+            built, data = make(f"task=[{','.join(names)}]", "implicit=vector")
+            break
+        except ConfigError as error:
+            names.insert(0, str(error).split("requires task ")[1].split(",")[0])
+    dataset = data.train_dataset()
+    return built, collate([dataset[(0, i)] for i in range(8)])
+
+
+def run_losses(built: Built, batch: Batch) -> dict[str, dict[str, torch.Tensor]]:
+    outputs, upstream = built.model.train()(batch.images), {}
+    return {n: t.loss(outputs[n], batch, upstream) for n, t in built.tasks.items()}
+
+
+def without_labels(batch: Batch) -> Batch:
+    samples = [Sample(image=s.image, meta=s.meta) for s in batch.samples]
+    return collate([[s] for s in samples])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_losses_are_finite_named_scalars(name: str, make: Callable) -> None:
+    built, batch = with_requirements(name, make)
+    losses = run_losses(built, batch)[name]
+    assert losses
+    assert built.tasks[name].name == name
+    assert set(built.tasks[name].loss_weights) <= set(losses)
+    for value in losses.values():
+        assert value.shape == ()
+        assert value.isfinite()
+        assert value > 0
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_every_parameter_is_reached(name: str, labelled: bool, make: Callable) -> None:
+    """Distributed training hangs or raises on a parameter without gradient."""
+    built, batch = with_requirements(name, make)
+    losses = run_losses(built, batch if labelled else without_labels(batch))
+    torch.stack([v for part in losses.values() for v in part.values()]).sum().backward()
+    missed = [n for n, p in built.model.named_parameters() if p.grad is None]
+    assert not missed
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_batch_without_labels_costs_nothing(name: str, make: Callable) -> None:
+    built, batch = with_requirements(name, make)
+    losses = run_losses(built, without_labels(batch))[name]
+    assert all(float(v) == 0 for v in losses.values())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_unlabelled_images_contribute_nothing(name: str, make: Callable) -> None:
+    """Half a batch without labels gives the labelled half's loss, whatever those images show."""
+    built, batch = with_requirements(name, make)
+    half = [[s] for s in batch.samples[:4]]
+    bare = [Sample(image=s.image, meta=s.meta) for s in batch.samples[4:]]
+    other = [Sample(image=255 - s.image, meta=s.meta) for s in batch.samples[4:]]
+    built.model.eval()  # batch norm would mix the images
+    results = []
+    for rest in (bare, other):
+        mixed = collate(half + [[s] for s in rest])
+        outputs, upstream = built.model(mixed.images), {}
+        results.append(
+            {n: t.loss(outputs[n], mixed, upstream) for n, t in built.tasks.items()}[name]
+        )
+    for key in results[0]:
+        assert float(results[0][key]) > 0
+        torch.testing.assert_close(results[0][key], results[1][key])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_decoding_feeds_the_metric(name: str, make: Callable, tmp_path: Path) -> None:
+    built, _ = with_requirements(name, make)
+    _, data = make(f"task=[{','.join(built.tasks)}]")
+    dataset = data.val_dataset()
+    metric = built.tasks[name].metric(data.val_split)
+    built.model.eval()
+    for start in range(0, 12, 4):
+        batch = collate([dataset[(0, i)] for i in range(start, start + 4)])
+        with torch.no_grad():
+            found = decode_all(built.tasks, built.model(batch.images), batch)
+        assert len(found[name]) == 4
+        metric.update(found[name], batch)
+    scores = metric.compute()
+    assert metric.primary in scores
+    assert all(isinstance(v, float) for v in scores.values())
+    metric.write(tmp_path)
+    assert list(tmp_path.iterdir())
+    for file in tmp_path.glob("*.json"):
+        json.loads(file.read_text())
+    for x, y in metric.curves().values():
+        assert len(x) == len(y)
+    metric.reset()
+    assert metric.compute()[metric.primary] == 0
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_requirements_are_tasks(name: str, make: Callable) -> None:
+    built, _ = with_requirements(name, make)
+    assert set(built.tasks[name].requires) <= set(TASKS)
+    order = list(built.tasks)
+    assert all(order.index(other) < order.index(name) for other in built.tasks[name].requires)
+
+
+def test_tasks_run_after_what_they_require() -> None:
+    requires = {"c": ("b",), "a": (), "b": ("a",)}
+    assert order_tasks(requires) == ["a", "b", "c"]
+
+
+def test_a_missing_requirement_names_the_override() -> None:
+    with pytest.raises(ConfigError) as caught:
+        order_tasks({"embedding": ("detection",)})
+    assert "task=[detection,embedding]" in str(caught.value)
+
+
+def test_a_circle_of_requirements_is_refused() -> None:
+    with pytest.raises(ConfigError, match="circle"):
+        order_tasks({"a": ("b",), "b": ("a",)})

@@ -1,0 +1,346 @@
+"""The command line as a user meets it: real processes, real files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import unified
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_a_run_folder_holds_what_is_promised(trained: Path) -> None:
+    for name in (
+        "config.yaml", "metrics.csv", "results.json", "best.ckpt", "last.ckpt", "bbox.json",
+        "classification.json", "embedding.npz", "train_batch.jpg", "predictions.jpg", "curves.png",
+        "detection_curves.png", "tensorboard",
+    ):  # fmt: skip
+        assert (trained / name).exists(), name
+    results = json.loads((trained / "results.json").read_text())
+    assert set(results["metrics"]) == {"detection", "classification", "embedding"}
+    assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"} <= set(
+        results["metrics"]["detection"]
+    )
+    assert {"mAP", "CF1", "OF1"} == set(results["metrics"]["classification"])
+    assert {"Recall@1", "mAP@R"} == set(results["metrics"]["embedding"])
+    assert results["code_parameters"] > 0
+    with (trained / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert all(row["train/loss"] and row["val/detection/AP"] for row in rows)
+    assert list((trained / "tensorboard").glob("events*"))
+
+
+def test_a_checkpoint_is_tensors_and_plain_containers(trained: Path) -> None:
+    state = torch.load(trained / "best.ckpt", weights_only=True)
+    assert state["unified"]["config"]["trunk"]["_target_"]
+    assert "model.heads.detection.anchors" in state["state_dict"]
+    assert state["state_dict"]["model.heads.detection.anchors"].max() > 1
+
+
+def test_eval_repeats_the_score_of_training(
+    trained: Path, run_command: Command, tmp_path: Path
+) -> None:
+    said = run_command("eval", f"ckpt={trained / 'best.ckpt'}", "out=scored", cwd=tmp_path)
+    assert "detection" in said.stdout
+    ours = json.loads((tmp_path / "scored" / "results.json").read_text())["metrics"]
+    theirs = json.loads((trained / "results.json").read_text())["metrics"]
+    for task, values in theirs.items():
+        assert ours[task] == pytest.approx(values, abs=1e-9)
+
+
+def test_eval_takes_overrides_of_data_and_decoding(
+    trained: Path, run_command: Command, tmp_path: Path
+) -> None:
+    run_command(
+        "eval", f"ckpt={trained}", "data.val=train", "task.detection.max_detections=3",
+        "task.detection.evaluator=pycocotools", "out=scored", cwd=tmp_path,
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "scored" / "bbox.json").read_text())
+    counts: dict[int, int] = {}
+    for row in rows:
+        counts[row["image_id"]] = counts.get(row["image_id"], 0) + 1
+    assert max(counts.values()) <= 3
+    assert max(counts) <= 32  # ids of the training split
+
+
+def test_predict_writes_pictures_and_json(
+    trained: Path, shapes: Path, run_command: Command, tmp_path: Path
+) -> None:
+    source = tmp_path / "photos"
+    source.mkdir()
+    for file in sorted((shapes / "val").glob("*.jpg"))[:3]:
+        shutil.copy(file, source)
+    (source / "broken.jpg").write_bytes(b"no image")
+    (source / "notes.txt").write_text("not an image either")
+    said = run_command(
+        "predict", f"ckpt={trained / 'best.ckpt'}", f"source={source}", "out=found",
+        "min_score=0.0001", cwd=tmp_path,
+    )  # fmt: skip
+    assert "broken.jpg" in said.stdout + said.stderr
+    rows = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    assert len(rows) == 3
+    for row in rows:
+        assert len(row["detection"]) == len(row["embedding"]) > 0
+        assert len(row["classification"]) == 10
+        picture = Image.open(tmp_path / "found" / f"{Path(row['file']).stem}.jpg")
+        assert picture.size[0] >= row["width"]
+    # One image and a glob are sources too.
+    one = next(source.glob("val*.jpg"))
+    run_command("predict", f"ckpt={trained}", f"source={one}", "out=one", cwd=tmp_path)
+    run_command("predict", f"ckpt={trained}", f"source={source}/val*.jpg", "out=glob", cwd=tmp_path)
+    assert len(json.loads((tmp_path / "glob" / "predictions.json").read_text())) == 3
+
+
+def test_python_api_takes_every_kind_of_image(trained: Path, shapes: Path) -> None:
+    model = unified.load(trained / "best.ckpt")
+    file = next((shapes / "val").glob("*.jpg"))
+    array = np.array(Image.open(file).convert("RGB"))
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    first = model.predict(file)
+    for image in (str(file), Image.open(file), array, tensor):
+        again = model.predict(image)
+        torch.testing.assert_close(again["detection"].scores, first["detection"].scores)
+    assert first["classification"].scores.shape == (10,)
+    torch.testing.assert_close(
+        first["embedding"].vectors.norm(dim=1), torch.ones(len(first["detection"].boxes))
+    )
+    unfused = unified.load(trained, fuse=False).predict(file)
+    torch.testing.assert_close(
+        unfused["classification"].scores, first["classification"].scores, atol=1e-4, rtol=1e-3
+    )
+    with pytest.raises(unified.errors.DataError, match="uint8 RGB"):
+        model.predict(array.astype(np.float32))
+
+
+def test_info_shows_the_official_totals(
+    coco_mini: Path, run_command: Command, tmp_path: Path
+) -> None:
+    said = run_command(
+        "info", "task=[detection]", "trunk=yolor_csp", "implicit=vector", "data=coco",
+        f"data.root={coco_mini}", "data.image_size=64", "data.check=false", cwd=tmp_path,
+    )  # fmt: skip
+    assert "52,923,994" in said.stdout
+    assert "2,557" in said.stdout
+
+
+def test_help_shows_commands_groups_and_examples(run_command: Command, tmp_path: Path) -> None:
+    top = run_command("--help", cwd=tmp_path).stdout
+    for command in ("train", "eval", "predict", "info"):
+        assert f"unified {command}" in top
+    groups = run_command("train", "--help", cwd=tmp_path).stdout
+    for group in ("augment", "data", "experiment", "implicit", "task", "trunk", "weighting"):
+        assert f"{group}: " in groups
+    assert "ijde" in groups
+    assert "Examples" in groups
+
+
+@pytest.mark.parametrize(
+    ("experiment", "tasks", "codes"),
+    [
+        ("det", {"detection"}, False),
+        ("jdc", {"detection", "classification"}, False),
+        ("ijdc", {"detection", "classification"}, True),
+        ("jde", {"detection", "embedding"}, False),
+        ("ijde", {"detection", "embedding"}, True),
+    ],
+)
+def test_experiments_are_the_papers_arms(make, experiment: str, tasks: set, codes: bool) -> None:
+    built, _ = make(f"experiment={experiment}")
+    assert set(built.tasks) == tasks
+    assert hasattr(built.model, "bank") == codes
+
+
+def test_a_killed_run_resumes_and_finishes(
+    shapes: Path, small: list[str], run_command: Command, tmp_path: Path
+) -> None:
+    """SIGKILL in the middle of the second epoch; the resumed run ends as the undisturbed one."""
+    run = [
+        "train",
+        *small,
+        "trainer.max_epochs=3",
+        "augment=none",
+        "logger=none",
+        "data.batch_size=2",
+    ]
+    run_command(*run, "out=whole", cwd=tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unified.cli", *run, "out=killed"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+    last = tmp_path / "killed" / "last.ckpt"
+    deadline = time.monotonic() + 300
+    while not last.is_file():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "results.json").exists()
+    assert torch.load(last, weights_only=True)["epoch"] < 2
+
+    run_command("train", "resume=killed", cwd=tmp_path)
+    rows = {}
+    for name in ("whole", "killed"):
+        with (tmp_path / name / "metrics.csv").open() as file:
+            rows[name] = list(csv.DictReader(file))
+        assert [row["epoch"] for row in rows[name]] == ["0", "1", "2"]
+    whole, resumed = (float(rows[n][-1]["train/loss"]) for n in ("whole", "killed"))
+    assert math.isclose(whole, resumed, rel_tol=1e-3)
+    weights = [
+        torch.load(tmp_path / n / "last.ckpt", weights_only=True)["state_dict"] for n in rows
+    ]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][key], rtol=1e-3, atol=1e-4)
+
+
+def test_resume_goes_on_with_more_epochs_and_refuses_another_model(
+    trained: Path, run_command: Command, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    run_command("train", "resume=run", "trainer.max_epochs=3", cwd=tmp_path)
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+    refused = run_command("train", "resume=run", "trunk=yolor_csp", cwd=tmp_path, check=False)
+    assert refused.returncode == 2
+    assert "trunk" in refused.stderr
+
+
+@pytest.mark.parametrize("tasks", ["[detection,classification,embedding]"])
+def test_plain_ddp_on_two_processes(
+    small: list[str], run_command: Command, tmp_path: Path, tasks: str
+) -> None:
+    """Plain `ddp` raises when a step leaves a parameter out; both share one run folder."""
+    run_command(
+        "train", *small, f"task={tasks}", "trainer=smoke", "trainer.devices=2",
+        "trainer.strategy=ddp", "trainer.limit_val_batches=1.0", "out=run", cwd=tmp_path,
+    )  # fmt: skip
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    rows = json.loads((tmp_path / "run" / "classification.json").read_text())
+    assert len({row["image_id"] for row in rows}) == 12  # all images of the split, gathered
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit", "fix"),
+    [
+        (["data.root=nowhere"], "nowhere", "data.root"),
+        (["data.val=val2099"], "val2099", "data.val"),
+        (["task=[detection,poetry]"], "poetry", "detection"),
+        (["implicit.refine=concat"], "implicit.refine=concat", "mul"),
+        (["task=[embedding]"], "embedding requires task detection", "task=[detection,embedding]"),
+        (["optim.lr=fast"], "optim.lr", "--cfg job"),
+        (["optim.speed=3"], "speed", ""),
+        (["trainer.max_epoch=3"], "max_epoch", ""),
+        (["+trainer.no_such_argument=3"], "no_such_argument", "Trainer"),
+        (["trunk=timm", "trunk.name=resnet9000"], "resnet9000", "for example"),
+        (["resume=nowhere"], "nowhere", "folder"),
+        (["+task.detection.anchor=auto"], "task.detection.anchor", "anchors"),
+        (["data.image_size=100"], "100", "96"),
+    ],
+)
+def test_bad_requests_name_culprit_and_fix(
+    arguments: list[str],
+    culprit: str,
+    fix: str,
+    small: list[str],
+    run_command: Command,
+    tmp_path: Path,
+) -> None:
+    result = run_command("train", *small, "out=run", *arguments, cwd=tmp_path, check=False)
+    said = result.stdout + result.stderr
+    assert result.returncode in (1, 2)
+    assert culprit in said
+    assert fix in said
+    assert "Traceback" not in said, said
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("kind", ["not json", "not coco", "cut image", "no folder"])
+def test_bad_data_names_culprit_and_fix(
+    kind: str, shapes: Path, small: list[str], run_command: Command, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    victim = root / "annotations" / "instances_train.json"
+    if kind == "not json":
+        victim.write_text(victim.read_text()[:-100])
+    elif kind == "not coco":
+        victim.write_text(json.dumps({"frames": []}))
+    elif kind == "cut image":
+        victim = sorted((root / "train").glob("*.jpg"))[5]
+        victim.write_bytes(victim.read_bytes()[:-200])
+    else:
+        victim = root / "annotations"
+        shutil.rmtree(victim)
+    result = run_command("train", *small, f"data.root={root}", "out=run", cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert victim.name in result.stderr
+    assert "fix:" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_categories_without_images_are_one_warning(
+    shapes: Path, small: list[str], run_command: Command, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    for split in ("train", "val"):
+        file = root / "annotations" / f"instances_{split}.json"
+        document = json.loads(file.read_text())
+        document["categories"].append({"id": 99, "name": "unicorn"})
+        file.write_text(json.dumps(document))
+    result = run_command(
+        "train", *small, "trainer=smoke", f"data.root={root}", "out=run", cwd=tmp_path
+    )
+    assert (result.stdout + result.stderr).count("unicorn") == 1
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]["detection"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["predict"], "source"),
+        (["predict", "source=nothing/*.jpg", "ckpt=x"], "nothing"),
+        (["eval"], "ckpt"),
+        (["eval", "ckpt=absent.ckpt"], "absent.ckpt"),
+        (["dance"], "dance"),
+    ],
+)
+def test_missing_arguments_are_named(
+    arguments: list[str], said: str, run_command: Command, tmp_path: Path
+) -> None:
+    result = run_command(*arguments, cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_damaged_checkpoint_is_named(trained: Path, run_command: Command, tmp_path: Path) -> None:
+    (tmp_path / "cut.ckpt").write_bytes((trained / "best.ckpt").read_bytes()[:5000])
+    result = run_command("eval", "ckpt=cut.ckpt", cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert "cut.ckpt" in result.stderr
+
+
+def test_a_run_is_not_written_over_another(
+    trained: Path, small: list[str], run_command: Command, tmp_path: Path
+) -> None:
+    result = run_command("train", *small, f"out={trained}", cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert f"resume={trained}" in result.stderr

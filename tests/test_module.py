@@ -1,0 +1,138 @@
+"""Joint optimisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import nn
+
+from unified.callbacks import AtomicCheckpointIO, History, RampedEMA
+from unified.data.dataset import collate
+from unified.errors import DataError
+from unified.module import UnifiedModule
+
+
+@pytest.fixture
+def module(make: Callable, configure: Callable) -> tuple[UnifiedModule, object]:
+    built, data = make()
+    return UnifiedModule(configure(), built, data.val_split), data
+
+
+def test_codes_biases_and_norms_do_not_decay(module) -> None:
+    module, _ = module
+    groups = {g["name"]: g for g in module.parameter_groups()}
+    everything = [p for g in groups.values() for p in g["params"]]
+    assert {id(p) for p in everything} == {id(p) for p in module.parameters()}
+    assert len(everything) == len({id(p) for p in everything})
+    assert groups["codes"]["weight_decay"] == 0
+    assert {id(p) for p in groups["codes"]["params"]} == {
+        id(p) for p in module.model.bank.parameters()
+    }
+    decayed = {id(p) for g in groups.values() if g["weight_decay"] for p in g["params"]}
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            assert id(layer.weight) not in decayed
+        if isinstance(layer, nn.Conv2d):
+            assert id(layer.weight) in decayed
+    assert id(module.model.heads["classification"].classifier.codes) not in decayed
+    assert all(p.ndim > 1 for g in groups.values() if g["weight_decay"] for p in g["params"])
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name(module) -> None:
+    module, data = module
+    dataset = data.train_dataset()
+    batch = collate([dataset[(0, i)] for i in range(2)])
+    with torch.no_grad():
+        module.model.heads["embedding"].predictors["p3"].weight.fill_(float("nan"))
+    with pytest.raises(DataError) as caught:
+        module.training_step(batch, 0)
+    assert "embedding.contrast" in str(caught.value)
+    assert Path(batch.metas[0].file).name in str(caught.value)
+
+
+def test_one_batch_can_be_learnt(module) -> None:
+    """All tasks' losses fall together when the network may memorise a batch."""
+    module, data = module
+    dataset = data.val_dataset()
+    batch = collate([dataset[(0, i)] for i in range(8)])
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    module.model.train()
+    history = []
+    for _ in range(40):
+        outputs, upstream = module.model(batch.images), {}
+        losses = {n: t.loss(outputs[n], batch, upstream) for n, t in module.tasks.items()}
+        flat = {f"{n}.{k}": v for n, p in losses.items() for k, v in p.items()}
+        optimizer.zero_grad()
+        torch.stack(list(flat.values())).sum().backward()
+        optimizer.step()
+        history.append({k: float(v.detach()) for k, v in flat.items()})
+    for name in ("detection.box", "classification.category", "embedding.contrast"):
+        assert history[-1][name] < 0.8 * history[0][name], name
+
+
+def test_average_follows_and_its_decay_ramps() -> None:
+    callback = RampedEMA(decay=0.9, ramp=10)
+    average = callback._kwargs["multi_avg_fn"]
+    start, goal = torch.zeros(3), torch.ones(3)
+    average([start], [goal], 0)
+    assert torch.equal(start, goal)  # no decay yet: the first step is taken whole
+    late = torch.zeros(3)
+    average([late], [goal], 1000)
+    torch.testing.assert_close(late, torch.full((3,), 0.1))
+    counter = torch.tensor([3])
+    average([counter], [torch.tensor([7])], 1000)
+    assert counter.item() == 7
+
+
+def test_a_checkpoint_replaces_its_predecessor_in_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, target)
+    real_save = torch.save
+
+    def interrupted(*arguments: object) -> None:
+        real_save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        AtomicCheckpointIO().save_checkpoint({"step": 2}, target)
+    assert torch.load(target, weights_only=True) == {"step": 1}
+
+
+def test_history_keeps_a_row_per_epoch_and_goes_on(tmp_path: Path) -> None:
+    first = History(tmp_path)
+    first.log_metrics({"epoch": 0, "val/a": 0.5}, 9)
+    first.log_metrics({"epoch": 0, "train/loss_epoch": 2.0}, 9)
+    first.log_metrics({"train/loss_step": 3.0}, 9)
+    again = History(tmp_path)
+    again.log_metrics({"epoch": 1, "val/a": 0.6}, 19)
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0].split(",") == ["epoch", "step", "val/a", "train/loss"]
+    assert lines[1:] == ["0,10,0.5,2.0", "1,20,0.6,"]
+
+
+def test_the_learning_rate_rises_then_falls(module, configure: Callable) -> None:
+    module, data = module
+    trainer = pl.Trainer(
+        max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        limit_val_batches=0, use_distributed_sampler=False,
+    )  # fmt: skip
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, *_: object) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer.callbacks.append(Watch())
+    trainer.fit(module, data)
+    peak = module.config.optim.lr
+    assert max(rates) == pytest.approx(peak)
+    assert rates[-1] < 0.2 * peak
+    assert rates.index(max(rates)) in (2, 3, 4)

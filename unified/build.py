@@ -1,0 +1,196 @@
+"""From configuration to objects, and from a checkpoint to a model."""
+
+from __future__ import annotations
+
+import inspect
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from unified.errors import ConfigError, DataError, UserError
+from unified.implicit import ImplicitBank
+from unified.model import UnifiedModel
+from unified.protocols import Task, Trunk
+from unified.schema import Config, validate
+from unified.specs import DataSpec, LabelSpace
+
+CHECKPOINT_KEY = "unified"
+
+
+@dataclass
+class Built:
+    """A network and the tasks that read its outputs, in the order in which they run."""
+
+    model: UnifiedModel
+    tasks: dict[str, Task]
+    data: DataSpec
+
+
+def build(config: Config, data: DataSpec) -> Built:
+    """Construct trunk, heads and codes.
+
+    Trunk and every head draw their weights from a seed of their own, and the codes come last:
+    a head is the same in every run that has it, whatever other tasks or codes take part.
+
+    Raises:
+        ConfigError: a required task is missing, or arguments do not fit.
+    """
+    names = order_tasks({n: _required_by(n, t) for n, t in config.task.items()})
+    with _seeded(config.seed, "trunk"):
+        trunk: Trunk = _instantiate("trunk", config.trunk)
+    tasks: dict[str, Task] = {}
+    for name in names:
+        with _seeded(config.seed, f"task.{name}"):
+            tasks[name] = _instantiate(
+                f"task.{name}", config.task[name], features=trunk.features, data=data
+            )
+    bank = None
+    if config.implicit.decoder != "none":
+        widths = {n: (t.head.stem_widths, t.head.output_widths) for n, t in tasks.items()}
+        with _seeded(config.seed, "codes"):
+            bank = ImplicitBank(config.implicit, widths)
+    heads = {name: task.head for name, task in tasks.items()}
+    model = UnifiedModel(trunk, heads, bank)  # type: ignore[arg-type]
+    return Built(model.to(memory_format=torch.channels_last), tasks, data)
+
+
+def order_tasks(requires: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Names so that each comes after what it requires, otherwise as given.
+
+    Raises:
+        ConfigError: a required task is switched off, or tasks require each other.
+    """
+    for name, needed in requires.items():
+        for other in needed:
+            if other not in requires:
+                chosen = ",".join([other, *requires])
+                raise ConfigError(
+                    f"task {name} requires task {other}, which is switched off",
+                    f"use task=[{chosen}], or leave {name} out",
+                )
+    ordered: list[str] = []
+    while len(ordered) < len(requires):
+        ready = [n for n in requires if n not in ordered and all(o in ordered for o in requires[n])]
+        if not ready:
+            raise ConfigError(
+                f"tasks require each other in a circle: {sorted(set(requires) - set(ordered))}",
+                "change `requires` of one of them",
+            )
+        ordered.append(ready[0])
+    return ordered
+
+
+@contextmanager
+def _seeded(seed: int, part: str) -> Iterator[None]:
+    """Random state that depends on the run's seed and the part's name only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed * 1_000_003 + zlib.crc32(part.encode()))
+        yield
+
+
+def _class_of(key: str, arguments: Mapping[str, Any]) -> Any:
+    target = arguments.get("_target_")
+    if not isinstance(target, str):
+        raise ConfigError(f"{key} has no _target_", "name the class, as in conf/")
+    try:
+        return get_class(target)
+    except (ImportError, ValueError, InstantiationException) as error:
+        raise ConfigError(
+            f"{key}._target_={target} cannot be imported: {error}", "check the path"
+        ) from error
+
+
+def _required_by(name: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(_class_of(f"task.{name}", arguments).requires)
+
+
+def _instantiate(key: str, arguments: Mapping[str, Any], **given: Any) -> Any:
+    """Call `_target_` with the configured arguments, after checking their names."""
+    cls = _class_of(key, arguments)
+    own = {k: v for k, v in arguments.items() if k != "_target_"}
+    parameters = inspect.signature(cls).parameters
+    unknown = sorted(set(own) - set(parameters))
+    if unknown:
+        allowed = [p for p in parameters if p not in given]
+        raise ConfigError(
+            f"{key}.{unknown[0]} is not an argument of {cls.__name__}", f"use {', '.join(allowed)}"
+        )
+    missing = [
+        p.name
+        for p in parameters.values()
+        if p.default is p.empty and p.name not in own and p.name not in given
+    ]
+    if missing:
+        raise ConfigError(f"{key}.{missing[0]} is not set", f"add it: {key}.{missing[0]}=…")
+    return cls(**given, **own)
+
+
+# --- Checkpoints ----------------------------------------------------------------------------
+
+
+def describe(config: Config, data: DataSpec) -> dict[str, Any]:
+    """What a checkpoint says of its model: plain containers, no pickled objects."""
+    return {
+        "config": OmegaConf.to_container(OmegaConf.structured(config)),
+        "labels": {kind: space.to_dict() for kind, space in data.labels.items()},
+        "image_size": data.image_size,
+    }
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint's containers and tensors.
+
+    Raises:
+        DataError: the file is missing or is no checkpoint of this framework.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "best.ckpt"
+    if not path.is_file():
+        raise DataError(f"checkpoint {path} does not exist", "give a run's best.ckpt or last.ckpt")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise DataError(
+            f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}",
+            "use another checkpoint of the run",
+        ) from error
+    if not isinstance(state, dict) or CHECKPOINT_KEY not in state:
+        raise DataError(f"{path} is not a checkpoint of unified", "give a run's best.ckpt")
+    return state
+
+
+def config_of(state: Mapping[str, Any]) -> Config:
+    """The configuration that a checkpoint was trained with."""
+    return validate(OmegaConf.create(state[CHECKPOINT_KEY]["config"]))
+
+
+def rebuild(state: Mapping[str, Any], config: Config | None = None) -> Built:
+    """The model of a checkpoint, in evaluation mode.
+
+    Args:
+        state: from `read_checkpoint`.
+        config: the checkpoint's configuration with changes to decoding, if any.
+    """
+    own = state[CHECKPOINT_KEY]
+    labels = {kind: LabelSpace.from_dict(space) for kind, space in own["labels"].items()}
+    built = build(config or config_of(state), DataSpec(labels, own["image_size"]))
+    weights = {
+        name.removeprefix("model."): tensor
+        for name, tensor in state["state_dict"].items()
+        if name.startswith("model.")
+    }
+    built.model.load_state_dict(weights)
+    built.model.eval()
+    return built
+
+
+__all__ = ["Built", "UserError", "build", "config_of", "order_tasks", "read_checkpoint", "rebuild"]

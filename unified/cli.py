@@ -1,0 +1,128 @@
+"""`unified train | eval | predict | info`, everything else in Hydra's override syntax."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from unified.errors import ConfigError, UserError
+
+USAGE = """\
+unified: one network learns many vision tasks at once, with implicit knowledge (YOLOR).
+
+  unified train   [overrides]                     train, evaluate, leave a run folder
+  unified eval    ckpt=RUN/best.ckpt [overrides]  score a checkpoint
+  unified predict ckpt=RUN/best.ckpt source=IMAGE|FOLDER|GLOB out=FOLDER
+  unified info    [overrides]                     parameters and FLOPs by trunk, heads, codes
+
+examples
+  unified train                                   three tasks with codes on generated shapes
+  unified train experiment=jde                    the paper's arms: det jdc ijdc jde ijde
+  unified train task=[detection,classification] implicit=none
+  unified train trunk=yolor_csp data=coco data.root=DIR trainer.devices=4 trainer.strategy=ddp
+  unified train resume=runs/unified/2026-01-31_12-00-00
+  unified train -m seed=0,1,2 experiment=jde,ijde
+
+`unified train --help` lists the configuration groups and every key, `--cfg job` prints the
+configuration that a command line stands for.
+"""
+COMMANDS = ("train", "eval", "predict", "info")
+FIXED_WITH_MODEL = ("task", "trunk", "implicit", "experiment", "seed")
+OWN_KEYS = ("command", "resume", "ckpt", "source", "out", "min_score")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return
+    # Lightning starts the processes of other devices with this very command line, where the
+    # command already stands in Hydra's form.
+    command = arguments[0].removeprefix("command=")
+    if command not in COMMANDS:
+        _fail(ConfigError(f"unknown command {command!r}", f"use one of: {', '.join(COMMANDS)}"))
+    sys.argv = [sys.argv[0], f"command={command}", *arguments[1:]]
+    _compose_and_run()
+
+
+@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
+def _compose_and_run(raw: DictConfig) -> None:
+    try:
+        run(raw)
+    except UserError as error:
+        _fail(error)
+
+
+def run(raw: DictConfig) -> Any:
+    """Validate the configuration and do what its command says."""
+    from unified.run import COMMANDS as FUNCTIONS
+    from unified.schema import validate
+
+    for chatty in ("lightning.pytorch", "lightning.fabric", "matplotlib", "faster_coco_eval"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return FUNCTIONS[raw.command](validate(_start_from_saved(raw)))
+
+
+def _start_from_saved(raw: DictConfig) -> DictConfig:
+    """With resume or ckpt, the saved configuration is the base and the command line changes it."""
+    from pathlib import Path
+
+    from unified.build import CHECKPOINT_KEY, read_checkpoint
+
+    if raw.command == "train" and raw.resume:
+        file = Path(raw.resume) / "config.yaml"
+        if not file.is_file():
+            raise ConfigError(
+                f"resume={raw.resume} is not a run folder: it has no config.yaml",
+                "give the folder that `unified train` printed",
+            )
+        saved = OmegaConf.load(file)
+    elif raw.command in ("eval", "predict", "info") and raw.ckpt:
+        saved = OmegaConf.create(read_checkpoint(raw.ckpt)[CHECKPOINT_KEY]["config"])
+    else:
+        return raw
+    assert isinstance(saved, DictConfig)
+    overrides = list(HydraConfig.get().overrides.task)
+    for key in OWN_KEYS:
+        OmegaConf.update(saved, key, raw[key])
+    return overlay(saved, raw, overrides)
+
+
+def overlay(saved: DictConfig, composed: DictConfig, overrides: list[str]) -> DictConfig:
+    """Change `saved` by what the command line says.
+
+    A group (`data=coco`) is taken whole from the composed configuration, a key by its value.
+
+    Raises:
+        ConfigError: the override would make another model of it.
+    """
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key = override.key_or_group
+        if key in OWN_KEYS:
+            continue
+        part = key.split(".")[0]
+        if part in FIXED_WITH_MODEL and not key.startswith("task."):
+            raise ConfigError(
+                f"{override.input_line} cannot change a model that exists already",
+                f"leave {key} out, or train anew without resume",
+            )
+        is_group = "." not in key and isinstance(composed.get(key), DictConfig)
+        value = composed[key] if is_group else override.value()
+        OmegaConf.update(saved, key, value, merge=False, force_add=True)
+    return saved
+
+
+def _fail(error: UserError) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What augmentation draws: matrices and colour tables. Drawing is apart from applying."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from unified.data.geometry import compose, letterbox
+from unified.errors import ConfigError
+from unified.specs import Array
+
+
+@dataclass
+class AugmentConfig:
+    """Strength of the augmentation.
+
+    Attributes:
+        mosaic: probability that four images are put together.
+        scale: the size varies in [1 - scale, 1 + scale].
+        translate: shift in both axes, as a share of the input size.
+        rotate: largest rotation in degrees.
+        shear: largest shear in degrees.
+        flip: probability of a mirror image.
+        hue, saturation, value: largest relative change of each channel.
+        min_side: objects narrower than this many input pixels are dropped.
+        min_visible: objects of which less than this share of the box is left are dropped.
+    """
+
+    mosaic: float = 0.0
+    scale: float = 0.0
+    translate: float = 0.0
+    rotate: float = 0.0
+    shear: float = 0.0
+    flip: float = 0.0
+    hue: float = 0.0
+    saturation: float = 0.0
+    value: float = 0.0
+    min_side: float = 2.0
+    min_visible: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("mosaic", "flip", "scale", "translate", "min_visible"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"augment.{name}={value} is not in [0, 1]", "choose a share")
+
+
+def draw_affine(rng: np.random.Generator, config: AugmentConfig, size: int) -> Array:
+    """A random affine map of the input square onto itself, (2, 3), about its centre."""
+    scale = rng.uniform(1 - config.scale, 1 + config.scale)
+    angle = math.radians(rng.uniform(-config.rotate, config.rotate))
+    shear_x, shear_y = np.tan(np.radians(rng.uniform(-config.shear, config.shear, 2)))
+    flip = -1.0 if rng.random() < config.flip else 1.0
+    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    linear = scale * rotation @ np.array([[1, shear_x], [shear_y, 1]]) @ np.diag([flip, 1.0])
+    centre = np.full(2, size / 2)
+    shift = rng.uniform(-config.translate, config.translate, 2) * size
+    return np.column_stack([linear, centre + shift - linear @ centre])
+
+
+def draw_single(
+    rng: np.random.Generator, config: AugmentConfig, height: int, width: int, size: int
+) -> Array:
+    """Original pixels → input pixels for one image."""
+    return compose(draw_affine(rng, config, size), letterbox(height, width, size))
+
+
+def draw_mosaic(
+    rng: np.random.Generator, config: AugmentConfig, shapes: list[tuple[int, int]], size: int
+) -> list[Array]:
+    """Original pixels → input pixels for four images that meet at a random point.
+
+    The four stand in a canvas of twice the input size, of which the affine map then takes
+    the middle. No pixel is drawn twice: each image is warped straight to the input.
+    """
+    meet = rng.uniform(size / 2, 3 * size / 2, 2)
+    window = draw_affine(rng, config, size)
+    to_window = compose(window, np.array([[1.0, 0, -size / 2], [0, 1.0, -size / 2]]))
+    matrices = []
+    for index, (height, width) in enumerate(shapes):
+        scale = size / max(height, width)
+        corner = meet - [scale * width * (index % 2 == 0), scale * height * (index < 2)]
+        place = np.array([[scale, 0, corner[0]], [0, scale, corner[1]]])
+        matrices.append(compose(to_window, place))
+    return matrices
+
+
+def draw_colour(rng: np.random.Generator, config: AugmentConfig) -> Array | None:
+    """(3, 256) uint8 tables for hue, saturation and value; None when colours stay."""
+    strength = np.array([config.hue, config.saturation, config.value])
+    if not strength.any():
+        return None
+    gain = 1 + rng.uniform(-1, 1, 3) * strength
+    levels = np.arange(256)
+    return np.stack(
+        [
+            (levels * gain[0]) % 180,
+            np.clip(levels * gain[1], 0, 255),
+            np.clip(levels * gain[2], 0, 255),
+        ]
+    ).astype(np.uint8)
+
+
+def apply_colour(bgr: Array, tables: Array | None) -> Array:
+    """BGR uint8 → RGB uint8, through the tables in HSV space when there are any."""
+    if tables is None:
+        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
+    hsv = cv2.LUT(hsv, np.ascontiguousarray(tables.T).reshape(256, 1, 3))
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)

@@ -1,0 +1,299 @@
+"""Reader of a folder in COCO's layout, every annotation kind it knows, whichever are present.
+
+`<root>/<split>/*.jpg` and `<root>/annotations/{kind}_<split>.json` (COCO's API page). A split is
+read once into arrays (`tables.py`); one image's labels are cut out of them on demand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unified.data.stream import stream_object
+from unified.data.tables import AnnotationTable, Ragged, TableBuilder
+from unified.errors import DataError
+from unified.specs import Array, Instances, LabelSpace, LvisLabels, Segments
+
+KINDS = ("instances", "person_keypoints", "captions", "panoptic", "stuff", "lvis")
+
+
+@dataclass
+class Document:
+    """One annotation file, read."""
+
+    images: list[dict[str, Any]]
+    categories: list[dict[str, Any]]
+    builder: TableBuilder
+    captions: dict[int, list[str]]
+    files: dict[int, str]
+
+
+class CocoSplit:
+    """One split of a data set.
+
+    Args:
+        root: the data set's folder.
+        split: name of the split and of its image folder, as `train2017`.
+        labels: label spaces to use, when the order of the classes is fixed already (validation
+            against training, evaluation against a checkpoint); read from the files when None.
+
+    Attributes:
+        ids, heights, widths: (N,) int64.
+        labels: annotation kind → label space; only the kinds present.
+        tables: annotation kind → annotations, for instances, panoptic, stuff and lvis.
+
+    Raises:
+        DataError: the folder or every annotation file is missing, or a file is not COCO.
+    """
+
+    def __init__(
+        self, root: str | Path, split: str, labels: Mapping[str, LabelSpace] | None = None
+    ) -> None:
+        self.root, self.split = Path(root), split
+        if not self.root.is_dir():
+            raise DataError(
+                f"data.root={self.root} is not a folder",
+                "point data.root to a folder with annotations/ and one folder per split, "
+                "or use data=shapes",
+            )
+        present = [kind for kind in KINDS if self.annotation_file(kind).is_file()]
+        if not present:
+            raise DataError(
+                f"{self.root / 'annotations'} has no annotations of split {split!r}",
+                f"expected at least one of {', '.join(f'{k}_{split}.json' for k in KINDS)}; "
+                "check data.train and data.val",
+            )
+        self.labels: dict[str, LabelSpace] = {}
+        self.tables: dict[str, AnnotationTable] = {}
+        self.captions: Ragged | None = None
+        self.caption_first: Array = np.zeros(0, np.int64)
+        self.segment_files: dict[str, dict[int, str]] = {}
+        documents = {kind: self._read(kind) for kind in present}
+        self._index_images(documents)
+        for kind, document in documents.items():
+            self._add(kind, document, labels)
+        if "person_keypoints" in self.tables:
+            self._join_keypoints()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    # --- Where things are ---------------------------------------------------------------
+
+    def annotation_file(self, kind: str) -> Path:
+        """The json of one annotation kind, present or not."""
+        return self.root / "annotations" / f"{kind}_{self.split}.json"
+
+    @property
+    def instances_file(self) -> Path:
+        """The json that boxes come from."""
+        file = self.annotation_file("instances")
+        return file if file.is_file() else self.annotation_file("person_keypoints")
+
+    def image_file(self, index: int) -> Path:
+        """The image at a position of the split."""
+        return self.root / self.split / self.names.text(index)
+
+    # --- What an image carries ----------------------------------------------------------
+
+    def instances(self, index: int) -> Instances | None:
+        """Objects of one image in original pixels; None where the split has no such kind."""
+        return self._instances("instances", index)
+
+    def lvis(self, index: int) -> LvisLabels | None:
+        """LVIS objects and federated lists of one image."""
+        instances = self._instances("lvis", index)
+        if instances is None:
+            return None
+        return LvisLabels(instances, self.negatives[index], self.not_exhaustive[index])
+
+    def caption_texts(self, index: int) -> tuple[str, ...] | None:
+        """The captions of one image; None where it has none."""
+        if self.captions is None:
+            return None
+        rows = range(int(self.caption_first[index]), int(self.caption_first[index + 1]))
+        return tuple(self.captions.text(row) for row in rows) or None
+
+    def segments(self, kind: str, index: int) -> Segments | None:
+        """`panoptic` or `stuff`: the label file of one image and the meaning of its ids."""
+        file = self.segment_files.get(kind, {}).get(int(self.ids[index]))
+        if file is None:
+            return None
+        table = self.tables[kind]
+        rows = table.rows(index)
+        return Segments(file, table.ids[rows], table.labels[rows], table.crowd[rows])
+
+    def _instances(self, kind: str, index: int) -> Instances | None:
+        table = self.tables.get(kind)
+        if table is None:
+            return None
+        return table.instances(index, int(self.heights[index]), int(self.widths[index]))
+
+    # --- Reading ------------------------------------------------------------------------
+
+    def _read(self, kind: str) -> Document:
+        path = self.annotation_file(kind)
+        document = Document([], [], TableBuilder(path.name), {}, {})
+        sizes: dict[int, tuple[int, int]] = {}
+        seen = set()
+        for key, value in stream_object(path):
+            seen.add(key)
+            if key == "images":
+                document.images.append(_image_row(value, path))
+                sizes[value["id"]] = (value["height"], value["width"])
+            elif key == "categories":
+                document.categories.append(value)
+            elif key == "annotations":
+                _add_annotation(kind, value, document, sizes, path)
+        needed = {"images", "annotations"} | (set() if kind == "captions" else {"categories"})
+        if document.images and not needed - seen:
+            return document
+        missing = sorted(needed - seen) or ["images (the list is empty)"]
+        raise DataError(
+            f"{path} is not COCO: it lacks {', '.join(missing)}",
+            "a COCO json has images, annotations and categories",
+        )
+
+    def _index_images(self, documents: Mapping[str, Document]) -> None:
+        rows: dict[int, dict[str, Any]] = {}
+        for document in documents.values():
+            for row in document.images:
+                rows.setdefault(row["id"], row)
+        ordered = [rows[key] for key in sorted(rows)]
+        self.ids = np.array([r["id"] for r in ordered], np.int64)
+        self.heights = np.array([r["height"] for r in ordered], np.int64)
+        self.widths = np.array([r["width"] for r in ordered], np.int64)
+        self.names = Ragged.of_texts(r["file_name"] for r in ordered)
+        self.position = {int(key): i for i, key in enumerate(self.ids)}
+        self.has_instances = np.zeros(len(self), bool)
+        for kind in ("instances", "person_keypoints"):
+            if kind in documents:
+                listed = [self.position[r["id"]] for r in documents[kind].images]
+                self.has_instances[listed] = True
+                break
+        if "lvis" in documents:
+            by_id = {r["id"]: r for r in documents["lvis"].images}
+            space = _label_space(documents["lvis"].categories, False)
+            index = {c: i for i, c in enumerate(space.ids)}
+            lists = {
+                name: [
+                    np.array([index[c] for c in by_id.get(int(i), {}).get(name, [])], np.int64)
+                    for i in self.ids
+                ]
+                for name in ("neg_category_ids", "not_exhaustive_category_ids")
+            }
+            self.negatives = lists["neg_category_ids"]
+            self.not_exhaustive = lists["not_exhaustive_category_ids"]
+
+    def _add(self, kind: str, document: Document, fixed: Mapping[str, LabelSpace] | None) -> None:
+        if kind == "captions":
+            self._add_captions(document)
+            return
+        own = _label_space(document.categories, document.builder.named)
+        if fixed is not None and kind in fixed:
+            _check_same_labels(self.annotation_file(kind), own, fixed[kind])
+            own = fixed[kind]
+        self.labels[kind] = own
+        index = {category: i for i, category in enumerate(own.ids)}
+        self.tables[kind] = document.builder.build(self.position, index, len(own.keypoints))
+        folder = self.root / "annotations"
+        if kind == "panoptic":
+            base = folder / f"panoptic_{self.split}"
+            self.segment_files[kind] = {i: str(base / f) for i, f in document.files.items()}
+        if kind == "stuff":
+            base = folder / f"stuff_{self.split}_pixelmaps"
+            self.segment_files[kind] = {
+                row["id"]: str(base / Path(row["file_name"]).with_suffix(".png"))
+                for row in document.images
+            }
+
+    def _add_captions(self, document: Document) -> None:
+        per_image = [document.captions.get(int(i), []) for i in self.ids]
+        self.captions = Ragged.of_texts(t for texts in per_image for t in texts)
+        self.caption_first = np.concatenate([[0], np.cumsum([len(t) for t in per_image])])
+
+    def _join_keypoints(self) -> None:
+        """Attach keypoints to the instances with the same annotation ids."""
+        people = self.tables.pop("person_keypoints")
+        if "instances" not in self.tables:
+            self.tables["instances"] = people
+            self.labels["instances"] = self.labels["person_keypoints"]
+            return
+        table = self.tables["instances"]
+        order = np.argsort(people.ids)
+        place = np.searchsorted(people.ids, table.ids, sorter=order).clip(max=len(order) - 1)
+        rows = order[place] if len(order) else place
+        same = people.ids[rows] == table.ids if len(order) else np.zeros(len(table), bool)
+        table.keypoints = people.keypoints
+        table.keypoint_row = np.where(same, people.keypoint_row[rows], -1)
+
+
+def _image_row(value: Any, path: Path) -> dict[str, Any]:
+    try:
+        row = {k: value[k] for k in ("id", "height", "width")}
+        # LVIS names its images by URL only.
+        row["file_name"] = value.get("file_name") or Path(value["coco_url"]).name
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not COCO: an entry of images lacks {error}: {json.dumps(value)[:120]}",
+            "each image needs id, file_name, height and width",
+        ) from error
+    for name in ("neg_category_ids", "not_exhaustive_category_ids"):
+        if name in value:
+            row[name] = value[name]
+    return row
+
+
+def _add_annotation(
+    kind: str,
+    value: dict[str, Any],
+    document: Document,
+    sizes: Mapping[int, tuple[int, int]],
+    path: Path,
+) -> None:
+    if not isinstance(value, dict) or "image_id" not in value:
+        raise DataError(
+            f"{path} is not COCO: an annotation lacks image_id: {json.dumps(value)[:120]}",
+            "export the annotations in COCO format",
+        )
+    image = value["image_id"]
+    if kind == "captions":
+        document.captions.setdefault(image, []).append(str(value.get("caption", "")).strip())
+    elif kind == "panoptic":
+        document.files[image] = value["file_name"]
+        for segment in value["segments_info"]:
+            document.builder.add(segment, image, None)
+    else:
+        document.builder.add(value, image, sizes.get(image))
+
+
+def _label_space(categories: list[dict[str, Any]], identified: bool) -> LabelSpace:
+    ordered = sorted(categories, key=lambda c: c["id"])
+    with_joints = [c for c in ordered if c.get("keypoints")]
+    joints = with_joints[0] if with_joints else {}
+    frequency = tuple(str(c["frequency"]) for c in ordered if "frequency" in c)
+    return LabelSpace(
+        ids=tuple(int(c["id"]) for c in ordered),
+        names=tuple(str(c["name"]) for c in ordered),
+        things=tuple(bool(c.get("isthing", 1)) for c in ordered),
+        frequency=frequency if len(frequency) == len(ordered) else (),
+        keypoints=tuple(joints.get("keypoints", ())),
+        skeleton=tuple((a - 1, b - 1) for a, b in joints.get("skeleton", ())),
+        identified=identified,
+    )
+
+
+def _check_same_labels(path: Path, own: LabelSpace, fixed: LabelSpace) -> None:
+    if own.ids != fixed.ids or own.names != fixed.names:
+        unknown = [n for n in own.names if n not in fixed.names]
+        lost = [n for n in fixed.names if n not in own.names]
+        raise DataError(
+            f"{path} has other categories than the model was built for: "
+            f"unknown {unknown[:5]}, missing {lost[:5]} (or other ids)",
+            "use the same category list, ids included, in every split",
+        )

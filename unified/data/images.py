@@ -1,0 +1,105 @@
+"""Decode an image file, no larger than needed, and say clearly when it is broken."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from unified.errors import DataError
+from unified.specs import Array
+
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+_ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}
+_FIX = "replace the file, or remove the image and its annotations from the json"
+
+
+def read_image(file: Path, scale: float = 1.0) -> Array:
+    """Decode to (h, w, 3) uint8 BGR, raw orientation as COCO's annotations expect it.
+
+    Args:
+        file: JPEG, PNG or anything OpenCV decodes.
+        scale: the factor by which the image will be resized afterwards; a JPEG is decoded at
+            1/2, 1/4 or 1/8 of its size where that is still no smaller than needed.
+
+    Raises:
+        DataError: the file is missing, cut short or no image.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"image {file} cannot be read: {error.strerror}", _FIX) from error
+    if not _ends_well(data[:2], data[-12:]):
+        _decode_strictly(data, file)
+    factor = next(f for f in (8, 4, 2, 1) if scale * f <= 1 or f == 1)
+    flags = _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if image is None:
+        raise DataError(f"image {file} is not an image that can be decoded", _FIX)
+    return image
+
+
+def read_upright(source: str | Path) -> Array:
+    """Decode to (h, w, 3) uint8 RGB with the camera's orientation applied, for prediction."""
+    try:
+        with Image.open(source) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except FileNotFoundError as error:
+        raise DataError(f"image {source} does not exist", "check the path") from error
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"image {source} cannot be decoded: {error}", "replace the file") from error
+
+
+def check_image_files(files: list[Path]) -> None:
+    """Look at the beginning and end of every file before training starts.
+
+    A file without the end marker of its format is decoded strictly, since some writers append
+    bytes behind it; all others cost two short reads.
+
+    Raises:
+        DataError: names the first missing or truncated file, and how many there are.
+    """
+    broken: list[DataError] = []
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                head = stream.read(2)
+                stream.seek(0, io.SEEK_END)
+                stream.seek(max(0, stream.tell() - 12))
+                tail = stream.read()
+            if not _ends_well(head, tail):
+                _decode_strictly(file.read_bytes(), file)
+        except OSError as error:
+            broken.append(DataError(f"image {file} cannot be read: {error.strerror}", _FIX))
+        except DataError as error:
+            broken.append(error)
+    if len(broken) == 1:
+        raise broken[0]
+    if broken:
+        first = broken[0]
+        raise DataError(
+            f"{len(broken)} of {len(files)} images are unusable, first: {first.problem}", _FIX
+        )
+
+
+def _ends_well(head: bytes, tail: bytes) -> bool:
+    """Whether a JPEG or PNG ends with its end marker; true for other formats."""
+    ending = _ENDINGS.get(head)
+    return (ending is None and len(head) == 2) or (ending is not None and tail.endswith(ending))
+
+
+def _decode_strictly(data: bytes, file: Path) -> None:
+    """OpenCV fills the missing part of a truncated file with grey; Pillow refuses."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise DataError(f"image {file} is broken or cut short: {error}", _FIX) from error

@@ -1,0 +1,331 @@
+"""Write the generated data set as a folder in COCO's layout, all annotation kinds at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from unified.data.shapes.captions import describe
+from unified.data.shapes.outline import trace
+from unified.data.shapes.scene import Scene, draw_scene
+from unified.data.shapes.world import (
+    FIRST_STUFF_ID,
+    JOINTS,
+    OTHER_ID,
+    PATTERNS,
+    SHAPES,
+    SKELETON,
+    STUFF,
+    Individual,
+    draw_population,
+    fine_categories,
+    fine_probabilities,
+    shape_id,
+)
+from unified.errors import ConfigError
+from unified.specs import Array
+
+VERSION = 1
+STAMP = "shapes.json"
+Row = dict[str, Any]
+
+
+@dataclass
+class ShapesConfig:
+    """Size of the generated data set.
+
+    Attributes:
+        train, val: number of images per split.
+        size: side of an image in pixels.
+        recurrence: images per individual of each fine category. Fewer make more individuals, each
+            of which is seen less often; the splits share none.
+        seed: start of all randomness.
+    """
+
+    train: int = 1000
+    val: int = 200
+    size: int = 128
+    recurrence: int = 80
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.train, self.val, self.recurrence) < 1 or self.size < 64:
+            raise ConfigError(
+                f"data.shapes={asdict(self)} is too small", "use size ≥ 64 and at least one image"
+            )
+
+
+def generate(root: Path, config: ShapesConfig) -> bool:
+    """Write the data set unless it is there already.
+
+    It is written beside its place and moved there when complete, so an interrupted or a
+    concurrent run leaves nothing half-finished.
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        ConfigError: `root` holds something else.
+    """
+    stamp = {"version": VERSION, **asdict(config)}
+    if root.exists() and any(root.iterdir()):
+        file = root / STAMP
+        if file.is_file() and json.loads(file.read_text()) == stamp:
+            return False
+        raise ConfigError(
+            f"{root} exists and is not the shapes data set asked for ({stamp})",
+            "set data.root to another folder, or delete that one",
+        )
+    root.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    partial.chmod(0o755)
+    try:
+        frequency: list[str] = []
+        for index, (split, count) in enumerate((("train", config.train), ("val", config.val))):
+            frequency = _write_split(partial, split, index, count, config, frequency)
+        (partial / STAMP).write_text(json.dumps(stamp))
+        if root.exists():
+            root.rmdir()
+        try:
+            partial.rename(root)
+        except OSError:
+            # Another process finished first; its result is the same.
+            if not (root / STAMP).is_file():
+                raise
+            return False
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return True
+
+
+def _write_split(
+    root: Path, split: str, index: int, count: int, config: ShapesConfig, frequency: list[str]
+) -> list[str]:
+    """Write images and annotations of one split; returns the fine categories' frequencies."""
+    annotations = root / "annotations"
+    panoptic, stuff = annotations / f"panoptic_{split}", annotations / f"stuff_{split}_pixelmaps"
+    for folder in (root / split, panoptic, stuff):
+        folder.mkdir(parents=True)
+    per_fine = max(1, round(count / config.recurrence))
+    population = draw_population(
+        np.random.default_rng((config.seed, index)), 1 + index * 1_000_000, per_fine
+    )
+    odds = np.repeat(fine_probabilities(), per_fine) / per_fine
+    writer = SplitWriter(first_id=1 + index * 1_000_000)
+    for number in range(count):
+        rng = np.random.default_rng((config.seed, index, number))
+        scene = draw_scene(rng, population, odds, config.size)
+        name = f"{split}_{number:06d}"
+        rgb = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(root / split / f"{name}.jpg"), rgb, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        row = {"id": index * 1_000_000 + number + 1, "file_name": f"{name}.jpg"}
+        row |= {"height": config.size, "width": config.size}
+        segments, pixels = writer.add(row, scene, describe(scene, rng), rng)
+        cv2.imwrite(str(panoptic / f"{name}.png"), _as_bgr(segments))
+        cv2.imwrite(str(stuff / f"{name}.png"), pixels)
+    frequency = frequency or writer.frequency()
+    for kind, document in writer.documents(frequency).items():
+        (annotations / f"{kind}_{split}.json").write_text(json.dumps(document))
+    return frequency
+
+
+def _as_bgr(segments: Array) -> Array:
+    """Segment ids to the colours of COCO's panoptic PNG, R + 256 G + 65536 B, in BGR order."""
+    return np.stack([segments >> 16, segments >> 8 & 255, segments & 255], -1).astype(np.uint8)
+
+
+def _rle(mask: Array) -> Row:
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+def _box(mask: Array) -> list[int]:
+    """x, y, width, height of the tight box."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+
+
+class SplitWriter:
+    """Turns scenes into the annotation documents of a split."""
+
+    def __init__(self, first_id: int) -> None:
+        self.next_id = first_id
+        self.images: list[Row] = []
+        self.lvis_images: list[Row] = []
+        self.instances: list[Row] = []
+        self.keypoints: list[Row] = []
+        self.captions: list[Row] = []
+        self.stuff: list[Row] = []
+        self.panoptic: list[Row] = []
+        self.lvis: list[Row] = []
+
+    def _take_id(self) -> int:
+        self.next_id += 1
+        return self.next_id - 1
+
+    def add(
+        self, image: Row, scene: Scene, captions: Sequence[str], rng: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """Annotate one scene; returns the panoptic segment ids and the stuff pixel map."""
+        self.images.append(image)
+        segments = np.zeros(scene.owner.shape, np.int64)
+        pixels = np.where(
+            scene.owner >= 0, OTHER_ID, scene.ground.astype(np.int64) + FIRST_STUFF_ID
+        )
+        info: list[Row] = []
+        for index in range(len(scene.things)):
+            mask = scene.owner == index
+            segments[mask] = index + 1
+            row = self._add_thing(image["id"], scene, index, mask)
+            info.append(
+                {"id": index + 1} | {k: row[k] for k in ("category_id", "bbox", "area", "iscrowd")}
+            )
+        for value in np.unique(pixels):
+            mask = pixels == value
+            base = {
+                "category_id": int(value),
+                "bbox": _box(mask),
+                "area": int(mask.sum()),
+                "iscrowd": 0,
+            }
+            self.stuff.append(
+                {"id": self._take_id(), "image_id": image["id"], "segmentation": _rle(mask)} | base
+            )
+            if value != OTHER_ID:
+                segments[mask] = 1000 + value
+                info.append({"id": int(1000 + value)} | base)
+        for caption in captions:
+            self.captions.append(
+                {"id": self._take_id(), "image_id": image["id"], "caption": caption}
+            )
+        self.panoptic.append(
+            {
+                "image_id": image["id"],
+                "file_name": str(Path(image["file_name"]).with_suffix(".png")),
+                "segments_info": info,
+            }
+        )
+        self._add_federated_lists(image, scene, rng)
+        return segments, pixels.astype(np.uint8)
+
+    def _add_thing(self, image_id: int, scene: Scene, index: int, mask: Array) -> Row:
+        thing = scene.things[index]
+        who = thing.individual
+        row: Row = {
+            "id": self._take_id(),
+            "image_id": image_id,
+            "category_id": shape_id(who.shape),
+            "bbox": _box(mask),
+            "area": int(mask.sum()),
+            "iscrowd": int(thing.crowd),
+        }
+        rings, holes = ([], True) if thing.crowd else trace(mask)
+        row["segmentation"] = _rle(mask) if holes else rings
+        if not thing.crowd:
+            row["track_id"] = who.track_id
+            self.lvis.append(
+                {k: row[k] for k in ("id", "image_id", "bbox", "area", "segmentation")}
+                | {"category_id": who.fine + 1}
+            )
+        self.instances.append(row)
+        if thing.joints is not None:
+            self.keypoints.append(row | _joint_fields(thing.joints, scene.owner == index))
+        return row
+
+    def _add_federated_lists(self, image: Row, scene: Scene, rng: np.random.Generator) -> None:
+        """LVIS: some categories are checked to be absent, crowded ones are not exhausted."""
+        alone = {t.individual.fine + 1 for t in scene.things if not t.crowd}
+        crowded = {t.individual.fine + 1 for t in scene.things if t.crowd}
+        absent = sorted(set(range(1, len(fine_categories()) + 1)) - alone - crowded)
+        checked = rng.choice(absent, min(12, len(absent)), replace=False)
+        self.lvis_images.append(
+            image
+            | {
+                "neg_category_ids": sorted(int(c) for c in checked),
+                "not_exhaustive_category_ids": sorted(crowded),
+            }
+        )
+
+    def frequency(self) -> list[str]:
+        """LVIS's classes by number of images: r up to 10, c up to 100, f above."""
+        counts = self._images_per_fine()
+        return ["r" if n <= 10 else "c" if n <= 100 else "f" for n in counts]
+
+    def _images_per_fine(self) -> list[int]:
+        seen = {(row["category_id"], row["image_id"]) for row in self.lvis}
+        counts = np.bincount([c for c, _ in seen], minlength=len(fine_categories()) + 1)
+        return [int(n) for n in counts[1:]]
+
+    def documents(self, frequency: Sequence[str]) -> dict[str, Row]:
+        """Annotation kind → json document."""
+        things = [
+            {"id": shape_id(i), "name": n, "supercategory": "thing"} for i, n in enumerate(SHAPES)
+        ]
+        ground = [
+            {"id": FIRST_STUFF_ID + i, "name": n, "supercategory": "ground"}
+            for i, n in enumerate(STUFF)
+        ]
+        other = {"id": OTHER_ID, "name": "other", "supercategory": "other"}
+        figure = things[SHAPES.index("figure")] | {
+            "keypoints": list(JOINTS),
+            "skeleton": [[a + 1, b + 1] for a, b in SKELETON],
+        }
+        panoptic = [c | {"isthing": 1} for c in things] + [c | {"isthing": 0} for c in ground]
+        per_kind: dict[str, tuple[list[Row], list[Row], list[Row] | None]] = {
+            "instances": (self.images, self.instances, things),
+            "person_keypoints": (self.images, self.keypoints, [figure]),
+            "captions": (self.images, self.captions, None),
+            "panoptic": (self.images, self.panoptic, panoptic),
+            "stuff": (self.images, self.stuff, [c | {"isthing": 0} for c in [*ground, other]]),
+            "lvis": (self.lvis_images, self.lvis, self._lvis_categories(frequency)),
+        }
+        return {
+            kind: {"info": {"description": "shapes, generated"}, "images": images}
+            | {"annotations": rows}
+            | ({} if categories is None else {"categories": categories})
+            for kind, (images, rows, categories) in per_kind.items()
+        }
+
+    def _lvis_categories(self, frequency: Sequence[str]) -> list[Row]:
+        images = self._images_per_fine()
+        totals = np.bincount(
+            [row["category_id"] for row in self.lvis], minlength=len(fine_categories()) + 1
+        )[1:]
+        return [
+            {
+                "id": i + 1,
+                "name": f"{PATTERNS[pattern]} {SHAPES[shape]}",
+                "synset": f"{SHAPES[shape]}.{PATTERNS[pattern]}.01",
+                "synonyms": [f"{PATTERNS[pattern]} {SHAPES[shape]}"],
+                "def": f"a {SHAPES[shape]} with a {PATTERNS[pattern]} surface",
+                "frequency": frequency[i],
+                "image_count": images[i],
+                "instance_count": int(totals[i]),
+            }
+            for i, (shape, pattern) in enumerate(fine_categories())
+        ]
+
+
+def _joint_fields(joints: Array, own: Array) -> Row:
+    """COCO's keypoints: 2 seen, 1 hidden by something in front, 0 outside of the image."""
+    size = own.shape[0]
+    flat: list[float] = []
+    for x, y in joints:
+        if not (0 <= x < size and 0 <= y < size):
+            flat += [0, 0, 0]
+        else:
+            flat += [round(float(x), 2), round(float(y), 2), 2 if own[int(y), int(x)] else 1]
+    return {"keypoints": flat, "num_keypoints": sum(v > 0 for v in flat[2::3])}
+
+
+__all__ = ["Individual", "ShapesConfig", "generate"]

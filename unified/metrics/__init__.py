@@ -1,0 +1,1 @@
+"""Metrics: thin adapters over the field's own evaluators."""

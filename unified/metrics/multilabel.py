@@ -1,0 +1,81 @@
+"""Multi-label classification: mAP, CF1 and OF1."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchmetrics.functional.classification import multilabel_average_precision
+
+from unified.metrics.collect import Collector
+from unified.specs import Array, Batch, LabelSpace, Tags
+
+THRESHOLD = 0.5
+
+
+class MultilabelScores(Collector[tuple[Array, Array]]):
+    """Scores of an image against the categories present in it.
+
+    mAP is the mean over the categories that occur in the split. CF1 is the harmonic mean of the
+    mean per-category precision and recall, OF1 the same over all decisions together, both at
+    probability 0.5 (Wang et al. 2016, "CNN-RNN", the usual protocol).
+
+    A record is (scores (C,), present (C,)).
+    """
+
+    primary = "mAP"
+
+    def __init__(self, labels: LabelSpace) -> None:
+        super().__init__()
+        self.labels = labels
+
+    def update(self, predictions: Sequence[Tags], batch: Batch) -> None:
+        labelled = batch.labelled.cpu().numpy()
+        image, category = batch.targets.image.cpu().numpy(), batch.targets.labels.cpu().numpy()
+        for index, (meta, tags) in enumerate(zip(batch.metas, predictions, strict=True)):
+            if meta.view == 0 and labelled[index]:
+                present = np.zeros(len(self.labels), bool)
+                present[category[image == index]] = True
+                self.records[meta.image_id] = (tags.scores.cpu().numpy(), present)
+
+    def compute(self) -> dict[str, float]:
+        records = self.gather()
+        if not records:
+            return {"mAP": 0.0, "CF1": 0.0, "OF1": 0.0}
+        scores = np.stack([r[0] for r in records.values()])
+        present = np.stack([r[1] for r in records.values()])
+        occurs = present.any(0)
+        average = multilabel_average_precision(
+            torch.from_numpy(scores),
+            torch.from_numpy(present.astype(np.int64)),
+            num_labels=len(self.labels),
+            average="none",
+        )[torch.from_numpy(occurs)]
+        said = scores > THRESHOLD
+        hits, claims, truths = (said & present).sum(0), said.sum(0), present.sum(0)
+        per_class = _f1(
+            (hits / np.maximum(claims, 1))[occurs].mean(),
+            (hits / np.maximum(truths, 1))[occurs].mean(),
+        )
+        overall = _f1(hits.sum() / max(claims.sum(), 1), hits.sum() / max(truths.sum(), 1))
+        return {"mAP": float(average.mean()), "CF1": per_class, "OF1": overall}
+
+    def write(self, folder: Path) -> None:
+        """`classification.json`: one row per image and category with its probability."""
+        rows = [
+            {"image_id": int(key), "category_id": category, "score": round(float(score), 6)}
+            for key, (scores, _) in self.gather().items()
+            for category, score in zip(self.labels.ids, scores, strict=True)
+        ]
+        (folder / "classification.json").write_text(json.dumps(rows))
+
+    def curves(self) -> dict[str, tuple[Any, Any]]:
+        return {}
+
+
+def _f1(precision: float, recall: float) -> float:
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0

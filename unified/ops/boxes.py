@@ -1,0 +1,61 @@
+"""Boxes: decoding of anchor outputs, and the way back to the original image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unified.specs import ImageMeta
+
+
+def decode_boxes(raw: Tensor, grid_xy: Tensor, anchors: Tensor, stride: int) -> Tensor:
+    """Network numbers to boxes, as YOLOR decodes them.
+
+    `xy = (2σ(t) − 0.5 + cell)·stride`, `wh = (2σ(t))²·anchor`.
+
+    Args:
+        raw: (…, 4) box outputs.
+        grid_xy: (…, 2) cell column and row.
+        anchors: (…, 2) width and height in pixels.
+        stride: pixels per cell.
+
+    Returns:
+        (…, 4) `x1 y1 x2 y2` in pixels, float32.
+    """
+    unit = raw.float().sigmoid()
+    centre = (2 * unit[..., :2] - 0.5 + grid_xy) * stride
+    half = (2 * unit[..., 2:]).square() * anchors / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def to_original(boxes: Tensor, meta: ImageMeta) -> Tensor:
+    """(N, 4) from input pixels back to the original image, clipped to it.
+
+    Valid for letterboxed inputs (scale and shift); evaluation and prediction use no others.
+    """
+    matrix = torch.as_tensor(meta.transform, dtype=boxes.dtype, device=boxes.device)
+    scale = matrix[[0, 1], [0, 1]].repeat(2)
+    shift = matrix[:, 2].repeat(2)
+    limit = boxes.new_tensor([meta.width, meta.height]).repeat(2)
+    return ((boxes - shift) / scale).clamp(min=0).minimum(limit)
+
+
+def inside_any(
+    boxes: Tensor, image: Tensor, batch: int, grid: tuple[int, int], stride: int
+) -> Tensor:
+    """Which cells' centres lie in one of the boxes: (batch, H, W) bool.
+
+    Args:
+        boxes: (N, 4) in pixels.
+        image: (N,) position in the batch.
+        batch: number of images.
+        grid: (H, W) of the level.
+        stride: pixels per cell.
+    """
+    height, width = grid
+    x = (torch.arange(width, device=boxes.device) + 0.5) * stride
+    y = (torch.arange(height, device=boxes.device) + 0.5) * stride
+    across = (x >= boxes[:, 0:1]) & (x <= boxes[:, 2:3])
+    down = (y >= boxes[:, 1:2]) & (y <= boxes[:, 3:4])
+    hits = (down[:, :, None] & across[:, None, :]).float()
+    return hits.new_zeros(batch, height, width).index_add_(0, image, hits) > 0

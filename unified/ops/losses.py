@@ -1,0 +1,41 @@
+"""Losses that the field names but torch and torchvision do not have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def asymmetric_loss(
+    logits: Tensor, targets: Tensor, gamma_pos: float, gamma_neg: float, clip: float
+) -> Tensor:
+    """Asymmetric loss for multi-label classification (Ridnik et al. 2021, equations 4 to 7).
+
+    Args:
+        logits, targets: (N, C); targets are 0 or 1.
+        gamma_pos, gamma_neg: focusing of positives and negatives.
+        clip: probability margin below which negatives cost nothing.
+
+    Returns:
+        (N, C) losses.
+    """
+    logits = logits.float()
+    positive = logits.sigmoid()
+    negative = (1 - positive + clip).clamp(max=1)
+    # The weights are constants of the gradient, as the authors train it.
+    with torch.no_grad():
+        weight = torch.where(targets > 0, (1 - positive) ** gamma_pos, (1 - negative) ** gamma_neg)
+    log_negative = negative.clamp(min=1e-8).log()
+    return -weight * torch.where(targets > 0, F.logsigmoid(logits), log_negative)
+
+
+def zero_of(outputs: Mapping[str, Tensor]) -> Tensor:
+    """A scalar zero whose gradient reaches every parameter behind `outputs`.
+
+    Distributed training requires that each step reaches each parameter; a batch without labels
+    of a task must not leave its head out.
+    """
+    return torch.stack([o.float().mean() for o in outputs.values()]).sum() * 0.0

@@ -1,0 +1,114 @@
+"""What a run leaves behind for people: results, pictures, a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from unified.callbacks import read_history
+from unified.data.dataset import CocoDataset
+from unified.data.images import read_image
+from unified.inference import Predictor
+from unified.pictures import (
+    draw_comparison,
+    plot_curves,
+    plot_history,
+    save_picture,
+    tile,
+)
+from unified.protocols import Metric
+from unified.specs import Detections, LabelSpace, Prediction, Tags, Vectors
+
+PICTURED = 8
+
+
+def write_results(
+    folder: Path, metrics: Mapping[str, Metric], scores: Mapping[str, Any], facts: Mapping[str, Any]
+) -> None:
+    """`results.json`, every task's official result file, and its curves."""
+    document = {"metrics": scores, **facts}
+    (folder / "results.json").write_text(json.dumps(document, indent=2))
+    for name, metric in metrics.items():
+        metric.write(folder)
+        curves = metric.curves()
+        if curves:
+            plot_curves(curves, f"{name}: precision and recall", folder / f"{name}_curves.png")
+
+
+def write_history_plot(folder: Path) -> None:
+    """`curves.png` from `metrics.csv`."""
+    file = folder / "metrics.csv"
+    if file.is_file():
+        plot_history(read_history(file), folder / "curves.png")
+
+
+def write_comparisons(
+    folder: Path, predictor: Predictor, dataset: CocoDataset, min_score: float
+) -> Path:
+    """`predictions.jpg`: ground truth beside predictions for some validation images."""
+    split = dataset.split
+    labels = split.labels.get("instances")
+    names = labels.names if labels else ()
+    rows = torch.linspace(0, len(split) - 1, min(PICTURED, len(split))).long().tolist()
+    pictures = []
+    for index in rows:
+        rgb = read_image(split.image_file(index))[:, :, ::-1].copy()
+        prediction = predictor.predict(rgb)
+        pictures.append(draw_comparison(rgb, split.instances(index), prediction, names, min_score))
+    file = folder / "predictions.jpg"
+    save_picture(tile(pictures, columns=2), file)
+    return file
+
+
+def print_scores(scores: Mapping[str, Mapping[str, float]], title: str) -> None:
+    """One table with every task's metrics."""
+    table = Table(title=title)
+    for heading in ("task", "metric"):
+        table.add_column(heading)
+    table.add_column("value", justify="right")
+    for task, values in scores.items():
+        for index, (name, value) in enumerate(values.items()):
+            table.add_row(task if index == 0 else "", name, f"{value:.4f}")
+        table.add_section()
+    Console().print(table)
+
+
+def to_plain(
+    prediction: Prediction, labels: Mapping[str, LabelSpace], min_score: float
+) -> dict[str, Any]:
+    """A prediction as json: names instead of indices, plain numbers instead of tensors.
+
+    Vectors belong to the detections, so both are cut at the same score.
+    """
+    names = labels["instances"].names if "instances" in labels else ()
+    keep = slice(None)
+    plain: dict[str, Any] = {}
+    for task, result in prediction.items():
+        if isinstance(result, Detections):
+            keep = slice(0, int((result.scores >= min_score).sum()))
+            plain[task] = [
+                {
+                    "category": names[label],
+                    "score": round(score, 5),
+                    "box": [round(v, 2) for v in box],
+                }
+                for label, score, box in zip(
+                    result.labels[keep].tolist(),
+                    result.scores[keep].tolist(),
+                    result.boxes[keep].tolist(),
+                    strict=True,
+                )
+            ]
+        elif isinstance(result, Tags):
+            plain[task] = dict(
+                zip(names, [round(s, 5) for s in result.scores.tolist()], strict=True)
+            )
+        elif isinstance(result, Vectors):
+            plain[task] = [[round(v, 5) for v in row] for row in result.vectors[keep].tolist()]
+    return plain
