@@ -35,7 +35,7 @@ lint: $(READY) ## fix what can be fixed, then check
 	$(BIN)/mypy
 
 bench: $(READY) ## the measurements of docs/results, one after the other (hours on two cores)
-	$(BIN)/python -m bench
+	$(BIN)/python tests/bench
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build dist

@@ -168,13 +168,8 @@ def _evaluate_best(
     trainer: pl.Trainer, module: UnifiedModule, data: DataModule, best: ModelCheckpoint
 ) -> dict[str, Any]:
     """Score the best epoch's weights once more, so that files and pictures belong to them."""
-    path = best.best_model_path
-    if not path or not Path(path).is_file():
-        raise DataError(
-            "the run ended without a validated epoch",
-            "let trainer.max_epochs reach trainer.check_val_every_n_epoch",
-        )
-    state = read_checkpoint(path)
+    # A run shorter than the interval of validation has no best epoch: its last one counts.
+    state = read_checkpoint(best.best_model_path or Path(str(best.dirpath)) / "last.ckpt")
     weights = {k: v for k, v in state["state_dict"].items() if k.startswith("model.")}
     module.load_state_dict(weights, strict=False)
     # The epochs' histories are complete; this pass belongs to none of them.

@@ -108,11 +108,12 @@ def test_lvis_and_captions_agree_with_instances(shapes: Path) -> None:
         for image in lvis["images"]:
             assert not present.get(image["id"], set()) & set(image["neg_category_ids"])
         captions = load(shapes, "captions", split)["annotations"]
-        per_image = {i["id"]: 0 for i in instances["images"]}
+        per_image: dict[int, list[str]] = {i["id"]: [] for i in instances["images"]}
         for caption in captions:
-            per_image[caption["image_id"]] += 1
-            assert any(word in caption["caption"] for word in STUFF)
-        assert set(per_image.values()) == {5}
+            per_image[caption["image_id"]].append(caption["caption"])
+        for texts in per_image.values():
+            assert len(texts) == 5
+            assert sum(any(word in text for word in STUFF) for text in texts) >= 3
 
 
 def test_individuals_recur_within_but_not_across_splits(tmp_path: Path) -> None:

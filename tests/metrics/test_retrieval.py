@@ -22,7 +22,7 @@ def score(vectors: list[list[float]], identities: list[int]) -> dict[str, float]
             targets=Targets(empty, torch.zeros(0, 4), empty, empty.bool(), empty),
             labelled=torch.ones(1, dtype=torch.bool),
         )
-        unit = torch.nn.functional.normalize(torch.tensor([vector]), dim=1)
+        unit = torch.nn.functional.normalize(torch.tensor([vector], dtype=torch.float32), dim=1)
         metric.update([Vectors(torch.zeros(0, 2), unit, torch.tensor([identity]))], batch)
     return metric.compute()
 

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lightning.pytorch as pl
 import numpy as np
 import torch
@@ -159,7 +158,6 @@ class DataModule(pl.LightningDataModule):
 
 def _one_thread(worker: int) -> None:
     """Workers are the parallelism; threads inside of them would only contend."""
-    cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
 

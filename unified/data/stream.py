@@ -62,8 +62,9 @@ class _Window:
                 if self.ended:
                     raise
             else:
-                # A number that touches the edge of the window may go on behind it.
-                if end < len(self.text) or self.ended:
+                # A number near the edge of the window may go on behind it: "0" of "0.5".
+                following = self.text[end : end + 1]
+                if self.ended or (following and following not in ".eE+-0123456789"):
                     self.position = end
                     return value
             self.refill()

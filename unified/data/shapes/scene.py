@@ -14,7 +14,8 @@ from unified.specs import Array
 
 SUPERSAMPLING = 2
 MIN_PIXELS = 14
-MIN_VISIBLE = 0.4
+MIN_VISIBLE = 0.5
+GROUND_GREY, GROUND_CONTRAST = 135.0, 0.6
 _BITS = 4
 
 
@@ -90,7 +91,8 @@ def _paint_ground(rng: np.random.Generator, ground: Array) -> Array:
         y, x = rng.integers(0, tile.shape[0] - side + 1, 2) if tile.shape[0] > side else (0, 0)
         piece = _fit(tile, y, x, side)[:, :: rng.choice([-1, 1])]
         inside = large == kind
-        canvas[inside] = piece[inside] * rng.uniform(0.85, 1.12) + rng.uniform(-10, 10, 3)
+        faded = GROUND_GREY + GROUND_CONTRAST * (piece[inside] - GROUND_GREY)
+        canvas[inside] = faded * rng.uniform(0.85, 1.12) + rng.uniform(-8, 8, 3)
     return canvas
 
 
@@ -160,8 +162,8 @@ def _place(scene: Scene, rng: np.random.Generator, who: Individual, crowd: bool)
 
 
 def _draw_extent(rng: np.random.Generator) -> float:
-    """Share of the image's side, log-uniform from 7 % to 55 %."""
-    return float(np.exp(rng.uniform(np.log(0.07), np.log(0.55))))
+    """Share of the image's side, log-uniform from 10 % to 60 %."""
+    return float(np.exp(rng.uniform(np.log(0.10), np.log(0.60))))
 
 
 def _body(rng: np.random.Generator, who: Individual) -> tuple[bodies.Pieces, Array | None]:
@@ -236,14 +238,14 @@ def _pattern(who: Individual, u: Array, v: Array) -> Array:
     f, phase = who.frequency, who.phase
     match who.pattern:
         case 1:
-            return np.asarray(np.sin(2 * np.pi * (f * along + phase)) > 0, float)
+            return np.asarray(np.sin(2 * np.pi * (f * along + phase)) > 0.35, float)
         case 2:
             du, dv = (u * f + phase) % 1 - 0.5, (v * f + phase) % 1 - 0.5
             return (du**2 + dv**2 < 0.09).astype(float)
         case 3:
             return ((np.floor(u * f + phase) + np.floor(v * f + phase)) % 2).astype(float)
         case 4:
-            return (np.sin(2 * np.pi * (f * np.hypot(u, v) + phase)) > 0).astype(float)
+            return (np.sin(2 * np.pi * (f * np.hypot(u, v) + phase)) > 0.35).astype(float)
         case 5:
             return np.asarray((along + 1) / 2).clip(0, 1)
     return np.zeros_like(u)
@@ -254,5 +256,5 @@ def _photograph(rng: np.random.Generator, canvas: Array, size: int) -> Array:
     image = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
     if rng.random() < 0.3:
         image = cv2.GaussianBlur(image, (3, 3), rng.uniform(0.4, 0.8))
-    image = image * rng.uniform(0.8, 1.15) + rng.normal(0, rng.uniform(1, 6), image.shape)
+    image = image * rng.uniform(0.8, 1.15) + rng.normal(0, rng.uniform(1, 5), image.shape)
     return image.clip(0, 255).astype(np.uint8)

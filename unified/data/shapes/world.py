@@ -32,6 +32,7 @@ SKELETON = (
 FIRST_STUFF_ID = 101
 OTHER_ID = FIRST_STUFF_ID + len(STUFF)
 ZIPF_EXPONENT, ZIPF_SHIFT = 1.7, 4
+TYPICAL = 0.75
 
 
 def shape_id(shape: int) -> int:
@@ -89,10 +90,9 @@ class Individual:
 def draw_population(rng: np.random.Generator, first_id: int, per_fine: int) -> list[Individual]:
     """`per_fine` individuals of each fine category, in its order."""
     population: list[Individual] = []
-    names = list(COLOURS)
     for fine, (shape, pattern) in enumerate(fine_categories()):
         for _ in range(per_fine):
-            chosen = tuple(str(c) for c in rng.choice(names, 2, replace=False))
+            chosen = _draw_colours(rng, shape)
             tints = np.array([COLOURS[c] for c in chosen]) + rng.uniform(-12, 12, (2, 3))
             population.append(
                 Individual(
@@ -100,7 +100,7 @@ def draw_population(rng: np.random.Generator, first_id: int, per_fine: int) -> l
                     fine=fine,
                     shape=shape,
                     pattern=pattern,
-                    colours=(chosen[0], chosen[1]),
+                    colours=chosen,
                     tints=tints.clip(0, 255),
                     aspect=float(rng.uniform(0.8, 1.25)),
                     frequency=float(rng.uniform(1.6, 3.2)),
@@ -109,3 +109,11 @@ def draw_population(rng: np.random.Generator, first_id: int, per_fine: int) -> l
                 )
             )
     return population
+
+
+def _draw_colours(rng: np.random.Generator, shape: int) -> tuple[str, str]:
+    """Main and second colour. As with real categories, most have the colour typical of theirs."""
+    names = list(COLOURS)
+    main = names[shape] if rng.random() < TYPICAL else str(rng.choice(names))
+    second = str(rng.choice([name for name in names if name != main]))
+    return main, second

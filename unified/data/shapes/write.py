@@ -34,7 +34,7 @@ from unified.data.shapes.world import (
 from unified.errors import ConfigError
 from unified.specs import Array
 
-VERSION = 1
+VERSION = 4
 STAMP = "shapes.json"
 Row = dict[str, Any]
 

@@ -1,0 +1,54 @@
+"""Where measurements go: `docs/results/<name>.md`, a table with the command that made it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+REAL = Path(os.environ.get("UNIFIED_REAL", ROOT.parent / "shared" / "real"))
+
+
+def machine() -> str:
+    """One line about what the figures were measured on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [s.split(":")[1].strip() for s in info.read_text().splitlines() if "model name" in s]
+        cpu = names[0] if names else cpu
+    return f"{os.cpu_count()} cores of {cpu}, torch {torch.__version__}, {date.today()}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(c) for c in line) + " |" for line in lines)
+
+
+def write(name: str, title: str, command: str, parts: Sequence[str]) -> None:
+    """Write one results page and print it."""
+    page = "\n\n".join([f"# {title}", f"Made by `{command}` on {machine()}.", *parts]) + "\n"
+    file = ROOT / "docs" / "results" / f"{name}.md"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(page)
+    print(page)
+
+
+def train(out: Path, *overrides: str) -> dict[str, Any]:
+    """Run `unified train` in a process of its own, or take a finished run; returns its results."""
+    results = out / "results.json"
+    if not results.is_file():
+        resume = [f"resume={out}"] if (out / "last.ckpt").is_file() else [*overrides, f"out={out}"]
+        subprocess.run(
+            [sys.executable, "-m", "unified.cli", "train", *resume], cwd=ROOT, check=True
+        )
+    return json.loads(results.read_text())
