@@ -26,6 +26,9 @@ class EmbeddingHead(Head):
             {n: ConvNormAct(features[n].channels, width, 3) for n in self.levels}
         )
         self.predictors = nn.ModuleDict({n: nn.Conv2d(width, dim, 1) for n in self.levels})
+        for predictor in self.predictors.values():
+            # Outputs of the size of the features: codes of spread 0.02 are small beside them.
+            nn.init.normal_(predictor.weight, std=(2 / width) ** 0.5)
 
     @property
     def links(self) -> dict[str, tuple[str, nn.Module]]:

@@ -71,11 +71,7 @@ class Embedding:
     ) -> dict[str, Tensor]:
         """Supervised contrastive loss over the cells matched to objects with an identity."""
         matches: Matches = upstream["detection"]
-        # Anchors of one cell share its vector.
-        cells = matches.cells
-        rows = torch.stack([cells.image, cells.level, cells.y, cells.x, matches.target], 1).unique(
-            dim=0
-        )
+        rows = _unambiguous(matches)
         if len(rows) > self.max_vectors:
             rows = rows[torch.randperm(len(rows), device=rows.device)[: self.max_vectors]]
         image, level, y, x, target = rows.unbind(1)
@@ -123,3 +119,15 @@ class Embedding:
 
     def metric(self, truth: CocoSplit) -> Retrieval:
         return Retrieval()
+
+
+def _unambiguous(matches: Matches) -> Tensor:
+    """(K, 5) rows of image, level, y, x, target: cells that exactly one object claims.
+
+    Anchors of one cell share its vector, and a vector cannot stand for two individuals.
+    """
+    cells = matches.cells
+    rows = torch.stack([cells.image, cells.level, cells.y, cells.x, matches.target], 1)
+    rows = rows.unique(dim=0)
+    _, cell, claims = rows[:, :4].unique(dim=0, return_inverse=True, return_counts=True)
+    return rows[claims[cell] == 1]

@@ -241,7 +241,7 @@ def test_plain_ddp_on_two_processes(
     [
         (["data.root=nowhere"], "nowhere", "data.root"),
         (["data.val=val2099"], "val2099", "data.val"),
-        (["task=[detection,poetry]"], "poetry", "detection"),
+        (["task=[detection,poetry]"], "poetry", "classification"),
         (["implicit.refine=concat"], "implicit.refine=concat", "mul"),
         (["task=[embedding]"], "embedding requires task detection", "task=[detection,embedding]"),
         (["optim.lr=fast"], "optim.lr", "--cfg job"),
@@ -316,7 +316,7 @@ def test_categories_without_images_are_one_warning(
     ("arguments", "said"),
     [
         (["predict"], "source"),
-        (["predict", "source=nothing/*.jpg", "ckpt=x"], "nothing"),
+        (["predict", "source=nothing/*.jpg", "ckpt=x"], "x does not exist"),
         (["eval"], "ckpt"),
         (["eval", "ckpt=absent.ckpt"], "absent.ckpt"),
         (["dance"], "dance"),

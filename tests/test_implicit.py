@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from unified.data.dataset import collate
 from unified.errors import ConfigError
 from unified.implicit import ImplicitBank, ImplicitConfig
 
@@ -55,11 +56,13 @@ def test_neutral_codes_are_the_network_without_codes(make: Callable, arm: str) -
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_codes_hardly_change_the_output_at_the_start(make: Callable, arm: str) -> None:
-    # In training mode, as in step 0: batch norm gives features their working size.
-    plain = make("implicit=none")[0].model.train()
+    # In training mode on real input, as in step 0: batch norm gives features their working size.
+    built, data = make("implicit=none")
     coded = make(*arm.split())[0].model.train()
+    dataset = data.train_dataset()
+    batch = collate([dataset[(0, i)] for i in range(8)])
     with torch.no_grad():
-        before, after = plain(images()), coded(images())
+        before, after = built.model.train()(batch.images), coded(batch.images)
     for task, outputs in before.items():
         for name, tensor in outputs.items():
             change = (after[task][name] - tensor).norm() / tensor.norm()

@@ -63,7 +63,8 @@ class History(Logger):
         self.rows: dict[int, dict[str, float]] = {}
         if self.file.is_file():
             for row in read_history(self.file):
-                self.rows[int(row["epoch"])] = row
+                counts = {name: int(row[name]) for name in ("epoch", "step") if name in row}
+                self.rows[counts["epoch"]] = row | counts
 
     @property
     def name(self) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib.resources import files
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from unified.errors import ConfigError, UserError
@@ -48,8 +50,39 @@ def main() -> None:
     command = arguments[0].removeprefix("command=")
     if command not in COMMANDS:
         _fail(ConfigError(f"unknown command {command!r}", f"use one of: {', '.join(COMMANDS)}"))
+    try:
+        _check_choices(arguments[1:])
+    except UserError as error:
+        _fail(error)
     sys.argv = [sys.argv[0], f"command={command}", *arguments[1:]]
     _compose_and_run()
+
+
+def _check_choices(arguments: list[str]) -> None:
+    """Name an unknown choice of a group and the known ones, which Hydra does not for lists.
+
+    Raises:
+        ConfigError: no file of that group has the name.
+    """
+    if any(a.startswith(("--config", "hydra.searchpath")) for a in arguments):
+        return  # there may be more choices than ours
+    try:
+        overrides = OverridesParser.create().parse_overrides(
+            [a for a in arguments if "=" in a and not a.startswith("-")]
+        )
+    except OverrideParseException:
+        return  # Hydra reports it
+    for override in overrides:
+        folder = files("conf") / override.key_or_group
+        if not folder.is_dir() or override.is_sweep_override():
+            continue
+        known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
+        value = override.value()
+        for name in value if isinstance(value, list) else [value]:
+            if name is not None and str(name) not in known:
+                raise ConfigError(
+                    f"{override.key_or_group}={name} is unknown", f"use one of: {', '.join(known)}"
+                )
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")

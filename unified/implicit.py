@@ -68,8 +68,8 @@ class ImplicitConfig:
                     f"implicit.per_task.{task}: unknown key {sorted(unknown)[0]!r}",
                     "use align, refine or sites",
                 )
-            merged = self.of_task(task)
-            _check_operators(f"implicit.per_task.{task}", merged.align, merged.refine)
+            align, refine = (overrides.get(k, getattr(self, k)) for k in ("align", "refine"))
+            _check_operators(f"implicit.per_task.{task}", align, refine)
 
     def of_task(self, task: str) -> ImplicitConfig:
         """The configuration as one task sees it."""
@@ -121,7 +121,7 @@ class LinearDecoder(nn.Module):
 
     Serves both of the paper's richer decoders: the one-layer network (z ∈ R^{2C}, W decodes it)
     and the matrix factorisation Zᵀ c (W = Zᵀ, the coefficients c ∈ R^K are the latent). z starts
-    near 1 and the rows of W near neutral/D, so the decoded values start as N(neutral, σ).
+    at 1 and the rows of W near neutral/D, so the decoded values start as N(neutral, σ).
     """
 
     def __init__(self, width: int, neutral: float, sigma: float, latent: int, shared: bool) -> None:
@@ -130,7 +130,7 @@ class LinearDecoder(nn.Module):
         self.weight = nn.Parameter(
             torch.empty(width, latent).normal_(neutral / latent, sigma / latent**0.5)
         )
-        self.z = None if shared else nn.Parameter(draw_latent(latent, sigma))
+        self.z = None if shared else nn.Parameter(torch.ones(latent))
 
     def forward(self, shared: Tensor | None = None) -> Tensor:
         """(D,) when the task's code is shared → (C,)."""
@@ -145,11 +145,6 @@ class LinearDecoder(nn.Module):
         self.weight[:, 0] = self.neutral
         if self.z is not None:
             set_first_unit(self.z)
-
-
-def draw_latent(size: int, sigma: float) -> Tensor:
-    """A latent code near one, N(1, σ), shape (size,)."""
-    return torch.empty(size).normal_(1.0, sigma)
 
 
 @torch.no_grad()
@@ -270,9 +265,7 @@ class TaskCodes(nn.Module):
                     latent = _latent_size(config, widest if config.shared else width)
                     decoder = LinearDecoder(width, neutral, config.sigma, latent, config.shared)
                 getattr(self, place)[name] = Site(width, operators[place], decoder)
-        self.z = (
-            nn.Parameter(draw_latent(latent, config.sigma)) if config.shared and latent else None
-        )
+        self.z = nn.Parameter(torch.ones(latent)) if config.shared and latent else None
 
     @torch.no_grad()
     def neutralise(self) -> None:

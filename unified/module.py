@@ -54,7 +54,7 @@ class UnifiedModule(pl.LightningModule):
         total: Tensor = self.weighting(totals)
         logs = {f"train/{n}/{k}": v.detach() for n, part in losses.items() for k, v in part.items()}
         count = len(batch.metas)
-        self.log_dict(logs, on_step=False, on_epoch=True, batch_size=count)
+        self.log_dict(logs, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
         self.log(
             "train/loss",
             total.detach(),
@@ -62,6 +62,7 @@ class UnifiedModule(pl.LightningModule):
             on_epoch=True,
             prog_bar=True,
             batch_size=count,
+            sync_dist=True,
         )
         return total
 

@@ -1,6 +1,6 @@
 """Peak memory and load time of annotations for 118,000 images.
 
-    python tests/bench/annotations.py
+python tests/bench/annotations.py
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ seconds = time.time() - t
 gc.collect()
 print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - base, now() - base)
 """
-    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     seconds, peak, kept = out.stdout.strip().splitlines()[-1].split()
     return float(seconds), float(peak), float(kept)
 

@@ -1,6 +1,6 @@
 """The paper's five arms on shapes: same seed, same steps, whatever they say.
 
-    python tests/bench/arms.py [epochs] [seed ...]
+python tests/bench/arms.py [epochs] [seed ...]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """YOLOR-CSP: seconds of a forward pass and a training step against GFLOPs, with and without codes.
 
-    python tests/bench/cost.py
+python tests/bench/cost.py
 """
 
 from __future__ import annotations
@@ -124,14 +124,17 @@ def main() -> None:
         rounds=5,
     )
     base, step_base = seconds["without codes"], steps["without codes"]
-    parts = [
-        [name, f"{p['parameters']:,}", f"{p['flops'] / 1e9:.4f}"] for name, p in cost.items()
-    ]
+    parts = [[name, f"{p['parameters']:,}", f"{p['flops'] / 1e9:.4f}"] for name, p in cost.items()]
     rows = [
         [f"forward, batch 1, {n}", f"{s:.3f}", f"{gflops / s:.0f}", f"{s / base:.3f}×"]
         for n, s in seconds.items()
     ] + [
-        [f"training step, batch {BATCH}, {n}", f"{s:.2f}", f"{3 * BATCH * gflops / s:.0f}", f"{s / step_base:.3f}×"]
+        [
+            f"training step, batch {BATCH}, {n}",
+            f"{s:.2f}",
+            f"{3 * BATCH * gflops / s:.0f}",
+            f"{s / step_base:.3f}×",
+        ]
         for n, s in steps.items()
     ]
     codes = cost["codes.detection"]

@@ -1,6 +1,6 @@
 """Images per second through decode, affine, colour and masks, beside torchvision v2.
 
-    python tests/bench/loading.py
+python tests/bench/loading.py
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def torchvision_sample(split: CocoSplit, coco: COCO) -> Callable[[int], object]:
         image = decode_image(read_file(str(split.image_file(index))), ImageReadMode.RGB)
         rows = [a for a in coco.imgToAnns[int(split.ids[index])] if not a["iscrowd"]]
         size = tuple(image.shape[1:])
-        masks = np.stack([coco.annToMask(a) for a in rows]) if rows else np.zeros((0, *size), np.uint8)
+        masks = (
+            np.stack([coco.annToMask(a) for a in rows]) if rows else np.zeros((0, *size), np.uint8)
+        )
         boxes = torch.tensor([a["bbox"] for a in rows], dtype=torch.float32).view(-1, 4)
         target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYWH", canvas_size=size),

@@ -1,6 +1,6 @@
 """Learn the 80 real training images of coco-mini, then score and predict the 40 others.
 
-    python tests/bench/real.py
+python tests/bench/real.py
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ def main() -> None:
     command("eval", f"ckpt={RUN / 'best.ckpt'}", "data.val=val2017", f"out={scored}")
     source = REAL / "coco-mini" / "val2017"
     command(
-        "predict", f"ckpt={RUN / 'best.ckpt'}", f"source={source}", f"out={RUN.with_name('real-predict')}"
+        "predict",
+        f"ckpt={RUN / 'best.ckpt'}",
+        f"source={source}",
+        f"out={RUN.with_name('real-predict')}",
     )
     held_out = json.loads((scored / "results.json").read_text())
     rows = [

@@ -23,7 +23,9 @@ def machine() -> str:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        names = [s.split(":")[1].strip() for s in info.read_text().splitlines() if "model name" in s]
+        names = [
+            s.split(":")[1].strip() for s in info.read_text().splitlines() if "model name" in s
+        ]
         cpu = names[0] if names else cpu
     return f"{os.cpu_count()} cores of {cpu}, torch {torch.__version__}, {date.today()}"
 

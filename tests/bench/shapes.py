@@ -1,6 +1,6 @@
 """The main job, `make train`, as a page: its metrics, its time, its picture.
 
-    python tests/bench/shapes.py [run folder of make train]
+python tests/bench/shapes.py [run folder of make train]
 """
 
 from __future__ import annotations

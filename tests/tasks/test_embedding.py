@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.embedding import _unambiguous
 from unified.data.dataset import collate
 from unified.errors import ConfigError
 from unified.inference import decode_all
-from unified.specs import Cells
+from unified.specs import Cells, Matches
 
 
 def test_cells_gather_what_lies_there() -> None:
@@ -57,6 +58,22 @@ def test_equal_individuals_cost_less_when_their_vectors_agree(make: Callable) ->
     random = {k: torch.randn_like(v) for k, v in good.items()}
     losses = [float(task.loss(o, batch, upstream)["contrast"]) for o in (good, random)]
     assert losses[0] < 0.5 * losses[1]
+
+
+def test_a_cell_that_two_objects_claim_stands_for_none() -> None:
+    column = torch.tensor
+    cells = Cells(
+        image=column([0, 0, 0, 0, 1]),
+        level=column([0, 0, 0, 1, 0]),
+        y=column([2, 2, 2, 2, 2]),
+        x=column([3, 3, 4, 3, 3]),
+        levels=("p3", "p4"),
+    )
+    rows = _unambiguous(Matches(cells, target=column([7, 8, 7, 8, 9])))
+    assert rows.tolist() == [[0, 0, 2, 4, 7], [0, 1, 2, 3, 8], [1, 0, 2, 3, 9]]
+    # The anchors of one cell that agree on the object count once.
+    twice = Cells(*(torch.zeros(2, dtype=torch.long) for _ in range(4)), levels=("p3",))
+    assert len(_unambiguous(Matches(twice, target=column([5, 5])))) == 1
 
 
 def test_without_identities_two_views_are_needed(make: Callable, coco_mini) -> None:

@@ -54,6 +54,7 @@ class CocoAP(Collector[Array]):
                 self.records[meta.image_id] = row
 
     def compute(self) -> dict[str, float]:
+        self.gather()
         rows = self._rows()
         if not len(rows):
             return dict.fromkeys(NAMES, 0.0)
@@ -70,8 +71,7 @@ class CocoAP(Collector[Array]):
 
     def _rows(self) -> Array:
         """(N, 7) with the image id in front, the array form that `loadRes` takes."""
-        records = self.gather()
-        parts = [np.column_stack([np.full(len(r), key), r]) for key, r in records.items()]
+        parts = [np.column_stack([np.full(len(r), key), r]) for key, r in self.records.items()]
         return np.concatenate(parts) if parts else np.zeros((0, 7))
 
     def write(self, folder: Path) -> None:

@@ -19,11 +19,14 @@ class Collector(Generic[Record]):
         """Forget everything."""
         self.records = {}
 
-    def gather(self) -> dict[Any, Record]:
-        """All processes' records, sorted by key."""
+    def gather(self) -> None:
+        """Bring all processes' records together, sorted by key.
+
+        Every process must take part: `compute` calls this, what only one process does must not.
+        """
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             parts: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(parts, self.records)
             for part in parts:
                 self.records = part | self.records
-        return dict(sorted(self.records.items()))
+        self.records = dict(sorted(self.records.items()))

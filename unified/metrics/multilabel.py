@@ -43,7 +43,8 @@ class MultilabelScores(Collector[tuple[Array, Array]]):
                 self.records[meta.image_id] = (tags.scores.cpu().numpy(), present)
 
     def compute(self) -> dict[str, float]:
-        records = self.gather()
+        self.gather()
+        records = self.records
         if not records:
             return {"mAP": 0.0, "CF1": 0.0, "OF1": 0.0}
         scores = np.stack([r[0] for r in records.values()])
@@ -68,7 +69,7 @@ class MultilabelScores(Collector[tuple[Array, Array]]):
         """`classification.json`: one row per image and category with its probability."""
         rows = [
             {"image_id": int(key), "category_id": category, "score": round(float(score), 6)}
-            for key, (scores, _) in self.gather().items()
+            for key, (scores, _) in self.records.items()
             for category, score in zip(self.labels.ids, scores, strict=True)
         ]
         (folder / "classification.json").write_text(json.dumps(rows))

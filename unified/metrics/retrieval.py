@@ -43,6 +43,7 @@ class Retrieval(Collector[tuple[Array, Array]]):
             )
 
     def compute(self) -> dict[str, float]:
+        self.gather()
         vectors, identities = self._stack()
         _, counts = np.unique(identities, return_counts=True)
         if not (counts > 1).any():
@@ -56,16 +57,15 @@ class Retrieval(Collector[tuple[Array, Array]]):
         }
 
     def _stack(self) -> tuple[Array, Array]:
-        records = list(self.gather().values())
+        records = list(self.records.values())
         if not records:
             return np.zeros((0, 1), np.float32), np.zeros(0, np.int64)
         return np.concatenate([r[0] for r in records]), np.concatenate([r[1] for r in records])
 
     def write(self, folder: Path) -> None:
         """`embedding.npz`: vectors, identities and image ids of the annotated objects."""
-        records = self.gather()
         vectors, identities = self._stack()
-        images = [key[0] for key, record in records.items() for _ in record[1]]
+        images = [key[0] for key, record in self.records.items() for _ in record[1]]
         np.savez_compressed(
             folder / "embedding.npz", vectors=vectors, identities=identities, images=images
         )

@@ -226,9 +226,10 @@ def _paint(
     share = _pattern(who, unit[..., 0], unit[..., 1])[..., None]
     colour = who.tints[0] * (1 - share) + who.tints[1] * share
     light = rng.uniform(0.85, 1.12) * (1 - 0.12 * unit[..., 1:2])
-    rim = mask & (cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
     region = canvas[low[1] : high[1], low[0] : high[0]]
     region[mask] = (colour * light)[mask]
+    rim = mask & (inner == 0)
     region[rim] = region[rim] * 0.45
 
 

@@ -14,10 +14,15 @@ SHAPES = (
 PATTERNS = ("plain", "striped", "dotted", "checked", "ringed", "shaded")
 STUFF = ("grass", "sand", "water", "sky", "brick", "gravel")
 COLOURS = {
-    "red": (200, 45, 40), "orange": (230, 130, 30), "yellow": (225, 205, 50),
-    "green": (50, 150, 60), "blue": (45, 85, 190), "purple": (125, 60, 160),
-    "pink": (230, 130, 175), "brown": (115, 75, 45), "white": (235, 235, 230),
-    "black": (35, 35, 40), "turquoise": (60, 185, 180), "grey": (130, 130, 135),
+    "red": (205, 40, 40), "orange": (235, 125, 25), "yellow": (230, 210, 40),
+    "green": (45, 160, 60), "blue": (40, 80, 200), "purple": (130, 50, 170),
+    "pink": (240, 120, 180), "brown": (110, 65, 35), "turquoise": (40, 195, 190),
+    "lime": (160, 220, 60),
+}  # fmt: skip
+"""Main colours; the n-th is typical of the n-th shape."""
+SECOND_COLOURS = {
+    "white": (245, 245, 245), "black": (25, 25, 30), "grey": (125, 125, 125),
+    "cream": (245, 225, 180),
 }  # fmt: skip
 
 JOINTS = (
@@ -32,7 +37,7 @@ SKELETON = (
 FIRST_STUFF_ID = 101
 OTHER_ID = FIRST_STUFF_ID + len(STUFF)
 ZIPF_EXPONENT, ZIPF_SHIFT = 1.7, 4
-TYPICAL = 0.75
+TYPICAL = 0.85
 
 
 def shape_id(shape: int) -> int:
@@ -93,7 +98,8 @@ def draw_population(rng: np.random.Generator, first_id: int, per_fine: int) -> l
     for fine, (shape, pattern) in enumerate(fine_categories()):
         for _ in range(per_fine):
             chosen = _draw_colours(rng, shape)
-            tints = np.array([COLOURS[c] for c in chosen]) + rng.uniform(-12, 12, (2, 3))
+            tints = np.array([COLOURS[chosen[0]], SECOND_COLOURS[chosen[1]]])
+            tints = tints + rng.uniform(-25, 25, (2, 3))
             population.append(
                 Individual(
                     track_id=first_id + len(population),
@@ -115,5 +121,4 @@ def _draw_colours(rng: np.random.Generator, shape: int) -> tuple[str, str]:
     """Main and second colour. As with real categories, most have the colour typical of theirs."""
     names = list(COLOURS)
     main = names[shape] if rng.random() < TYPICAL else str(rng.choice(names))
-    second = str(rng.choice([name for name in names if name != main]))
-    return main, second
+    return main, str(rng.choice(list(SECOND_COLOURS)))

@@ -34,7 +34,7 @@ from unified.data.shapes.world import (
 from unified.errors import ConfigError
 from unified.specs import Array
 
-VERSION = 4
+VERSION = 7
 STAMP = "shapes.json"
 Row = dict[str, Any]
 
@@ -54,7 +54,7 @@ class ShapesConfig:
     train: int = 1000
     val: int = 200
     size: int = 128
-    recurrence: int = 80
+    recurrence: int = 150
     seed: int = 0
 
     def __post_init__(self) -> None:
