@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from unified.protocols import Head
+from heads.dense import DenseHead
 from unified.specs import FeatureSpec
-from unified.trunks.layers import ConvNormAct
 
 
-class DetectionHead(Head):
-    """Per level: 3×3 convolution to `expansion` times the width, then a 1×1 convolution.
+class DetectionHead(DenseHead):
+    """Level → (B, A·(5 + classes), H, W): per anchor four box numbers, objectness, class logits.
 
-    Outputs, per level: (B, A·(5 + classes), H, W), for each anchor the four box numbers, the
-    objectness and the class logits.
+    The stem is `expansion` times as wide as the trunk's level.
 
     Attributes:
         anchors: (levels, A, 2) widths and heights in input pixels, finest level first.
@@ -28,20 +25,9 @@ class DetectionHead(Head):
     def __init__(
         self, features: FeatureSpec, classes: int, anchors: Tensor, expansion: float = 2.0
     ) -> None:
-        super().__init__()
-        self.levels = tuple(features)
-        self.strides = tuple(features[name].stride for name in self.levels)
-        self.per_cell = anchors.shape[1]
-        self.classes = classes
-        width = self.per_cell * (5 + classes)
-        self.stem_widths = {n: int(features[n].channels * expansion) for n in self.levels}
-        self.output_widths = dict.fromkeys(self.levels, width)
-        self.stems = nn.ModuleDict(
-            {n: ConvNormAct(features[n].channels, self.stem_widths[n], 3) for n in self.levels}
-        )
-        self.predictors = nn.ModuleDict(
-            {n: nn.Conv2d(self.stem_widths[n], width, 1) for n in self.levels}
-        )
+        widths = {name: int(level.channels * expansion) for name, level in features.items()}
+        super().__init__(features, widths, anchors.shape[1] * (5 + classes))
+        self.per_cell, self.classes = anchors.shape[1], classes
         self.register_buffer("anchors", anchors.clone())
         self._start_from_priors()
 
@@ -54,13 +40,3 @@ class DetectionHead(Head):
             bias.zero_()
             bias[:, 4] = -math.log(0.99 / 0.01)
             bias[:, 5:] = -math.log(max(self.classes - 1, 1))
-
-    @property
-    def links(self) -> dict[str, tuple[str, nn.Module]]:
-        return {name: (name, self.predictors[name]) for name in self.levels}
-
-    def stem(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: self.stems[name](features[name]) for name in self.levels}
-
-    def predict(self, stems: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: self.predictors[name](stems[name]) for name in self.levels}

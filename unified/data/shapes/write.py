@@ -51,7 +51,7 @@ class ShapesConfig:
         seed: start of all randomness.
     """
 
-    train: int = 1000
+    train: int = 3000
     val: int = 200
     size: int = 128
     recurrence: int = 150
