@@ -104,7 +104,6 @@ def main() -> None:
     cost = measure_cost(coded, SIZE)["parts"]
     gflops = sum(p["flops"] for p in cost.values()) / 1e9
     image = torch.rand(1, 3, SIZE, SIZE)
-    contiguous = copy.deepcopy(plain).to(memory_format=torch.contiguous_format)
     seconds = interleaved(
         {
             "without codes": forward(plain, image),
@@ -114,7 +113,6 @@ def main() -> None:
         },
         rounds=12,
     )
-    del contiguous
     batch = make_batch()
     steps = interleaved(
         {
