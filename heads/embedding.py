@@ -1,4 +1,4 @@
-"""Dense embedding branch: a vector at every cell of every pyramid level."""
+"""Dense embedding branch: a vector at every cell of the finest pyramid level."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from unified.specs import FeatureSpec
 
 
 class EmbeddingHead(DenseHead):
-    """Level → (B, dim, H, W), not yet normalised."""
+    """The finest level → (B, dim, H, W), not yet normalised.
+
+    Attributes:
+        level: its name.
+    """
 
     def __init__(self, features: FeatureSpec, width: int, dim: int) -> None:
-        super().__init__(features, dict.fromkeys(features, width), dim)
-        for predictor in self.predictors.values():
-            # Outputs of the size of the features: codes of spread 0.02 are small beside them.
-            nn.init.normal_(predictor.weight, std=(2 / width) ** 0.5)
+        finest = next(iter(features))
+        super().__init__({finest: features[finest]}, {finest: width}, dim)
+        self.level = finest
+        # Outputs of the size of the features: codes of spread 0.02 are small beside them.
+        nn.init.normal_(self.predictors[self.level].weight, std=(2 / width) ** 0.5)

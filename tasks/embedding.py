@@ -6,28 +6,70 @@ from collections.abc import Mapping
 
 import torch
 from pytorch_metric_learning.losses import SupConLoss
-from torch import Tensor
+from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_indices
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 from heads.embedding import EmbeddingHead
 from unified.data.coco import CocoSplit
 from unified.errors import ConfigError, DataError
 from unified.metrics.retrieval import Retrieval
+from unified.ops.boxes import shrink
 from unified.ops.losses import zero_of
-from unified.ops.matching import level_of_size
-from unified.specs import Batch, Cells, DataSpec, FeatureSpec, Kept, Matches, Upstream, Vectors
+from unified.specs import Batch, DataSpec, FeatureSpec, Kept, Upstream, Vectors
+
+
+class Memory(nn.Module):
+    """The last vectors of training: partners beyond the batch (Wang et al. 2020, XBM).
+
+    Args:
+        size: number of vectors; the oldest are overwritten. 0 remembers nothing.
+        dim: their length.
+    """
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(size, dim))
+        self.register_buffer("identities", torch.zeros(size, dtype=torch.long))
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+        self.vectors: Tensor
+        self.identities: Tensor
+        self.count: Tensor
+
+    def recall(self) -> tuple[Tensor, Tensor]:
+        """Vectors (M, D) and identities (M,) put in so far, at most `size`."""
+        filled = min(int(self.count), len(self.vectors))
+        return self.vectors[:filled].clone(), self.identities[:filled].clone()
+
+    @torch.no_grad()
+    def put(self, vectors: Tensor, identities: Tensor) -> None:
+        """Overwrite the oldest with (N, D) vectors and (N,) identities."""
+        size = len(self.vectors)
+        if size == 0:
+            return
+        vectors, identities = vectors[-size:], identities[-size:]
+        slots = (self.count + torch.arange(len(vectors), device=vectors.device)) % size
+        self.vectors[slots] = vectors.to(self.vectors.dtype)
+        self.identities[slots] = identities
+        self.count += len(vectors)
 
 
 class Embedding:
-    """A dense map of vectors, read at the cells that detection is responsible for.
+    """A dense map of vectors at the finest level, averaged over the core of a box.
+
+    The finest level serves objects of every size: on coarse ones, neighbours share a cell
+    (Zhang et al. 2021, FairMOT, section 3).
 
     Args:
         features, data: what trunk and data set publish.
         views: augmented views per image in the batch (`data.views`).
         width: channels of the head's stem.
         dim: length of the vectors.
+        core: share of a box's sides over which the map is averaged.
         temperature: of the supervised contrastive loss (Khosla et al. 2020).
-        max_vectors: cells per batch that enter the loss; a random choice beyond that.
+        memory: vectors of earlier steps that serve as partners too.
+        max_vectors: objects per batch that enter the loss; a random choice beyond that.
         loss_weights: fixed weight of `contrast`.
 
     Identity is the annotation's `track_id` or `identity`; without these it is the annotation id,
@@ -44,7 +86,9 @@ class Embedding:
         views: int = 1,
         width: int = 64,
         dim: int = 64,
+        core: float = 0.4,
         temperature: float = 0.1,
+        memory: int = 2048,
         max_vectors: int = 1024,
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
@@ -59,9 +103,14 @@ class Embedding:
                 "image no object has a partner",
                 "set data.views=2, or add track_id to the annotations",
             )
-        self.levels = tuple(features)
-        self.strides = tuple(level.stride for level in features.values())
+        if not 0 < core <= 1:
+            raise ConfigError(
+                f"task.embedding.core={core} is no share of a box", "use 0 < core ≤ 1"
+            )
         self.head = EmbeddingHead(features, width, dim)
+        self.stride = features[self.head.level].stride
+        self.core = core
+        self.memory = Memory(memory, dim)
         self.contrast = SupConLoss(temperature=temperature)
         self.max_vectors = max_vectors
         self.loss_weights = dict(loss_weights or {})
@@ -69,65 +118,54 @@ class Embedding:
     def loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
     ) -> dict[str, Tensor]:
-        """Supervised contrastive loss over the cells matched to objects with an identity."""
-        matches: Matches = upstream["detection"]
-        rows = _unambiguous(matches)
+        """Supervised contrastive loss over the annotated objects, against batch and memory."""
+        targets = batch.targets
+        rows = (~targets.crowd).nonzero().squeeze(1)
         if len(rows) > self.max_vectors:
             rows = rows[torch.randperm(len(rows), device=rows.device)[: self.max_vectors]]
-        image, level, y, x, target = rows.unbind(1)
-        vectors = Cells(image, level, y, x, self.levels).gather(outputs).float()
-        zero = zero_of(outputs)
-        if len(vectors) < 2:
-            return {"contrast": zero}
-        loss = self.contrast(F.normalize(vectors, dim=1), batch.targets.identities[target])
-        return {"contrast": loss + zero}
+        vectors = self._read(outputs, targets.boxes[rows], targets.image[rows])
+        loss = self._contrast(vectors, targets.identities[rows])
+        return {"contrast": loss + zero_of(outputs)}
+
+    def _contrast(self, vectors: Tensor, identities: Tensor) -> Tensor:
+        """Each of (N, D) vectors against all others and the memory, which then takes them in."""
+        if not len(vectors):
+            return vectors.sum()
+        earlier, known = self.memory.recall()
+        others = torch.cat([vectors, earlier.to(vectors.dtype)])
+        names = torch.cat([identities, known])
+        first, same, second, different = get_all_pairs_indices(identities, names)
+        itself = first == same
+        pairs = (first[~itself], same[~itself], second, different)
+        self.memory.put(vectors.detach(), identities)
+        loss: Tensor = self.contrast(vectors, identities, pairs, others, names)
+        return loss
 
     def decode(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
     ) -> list[Vectors]:
         """Vectors of the kept detections and, where there is ground truth, of its objects."""
         kept: Kept = upstream["detection"]
-        found = F.normalize(kept.cells.gather(outputs).float(), dim=1)
+        found = self._read(outputs, kept.boxes, kept.cells.image)
         targets = batch.targets
         rows = (~targets.crowd).nonzero().squeeze(1)
-        cells = self._centre_cells(targets.boxes[rows], targets.image[rows], outputs)
-        truth = F.normalize(cells.gather(outputs).float(), dim=1)
+        image = targets.image[rows]
+        truth = self._read(outputs, targets.boxes[rows], image)
         return [
             Vectors(
                 vectors=found[kept.cells.image == i],
-                truth_vectors=truth[cells.image == i],
-                truth_identities=targets.identities[rows][cells.image == i],
+                truth_vectors=truth[image == i],
+                truth_identities=targets.identities[rows][image == i],
             )
             for i in range(len(batch.metas))
         ]
 
-    def _centre_cells(self, boxes: Tensor, image: Tensor, maps: Mapping[str, Tensor]) -> Cells:
-        """The cell under each box's centre, on the level that fits its size."""
-        level = level_of_size(boxes, self.strides)
-        stride = torch.tensor(self.strides, device=boxes.device)[level]
-        sizes = torch.tensor([maps[n].shape[2:] for n in self.levels], device=boxes.device)[level]
-        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-        x, y = (centre / stride[:, None]).long().unbind(1)
-        zero = torch.zeros_like(x)
-        return Cells(
-            image,
-            level,
-            y.clamp(zero, sizes[:, 0] - 1),
-            x.clamp(zero, sizes[:, 1] - 1),
-            self.levels,
-        )
+    def _read(self, outputs: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
+        """(N, D) unit vectors of boxes (N, 4) in input pixels, in the images `image` (N,)."""
+        dense = outputs[self.head.level].float()
+        places = torch.cat([image[:, None].to(boxes.dtype), shrink(boxes, self.core)], 1)
+        read = roi_align(dense, places.float(), 1, 1 / self.stride, sampling_ratio=3, aligned=True)
+        return F.normalize(read.flatten(1), dim=1)
 
     def metric(self, truth: CocoSplit) -> Retrieval:
         return Retrieval()
-
-
-def _unambiguous(matches: Matches) -> Tensor:
-    """(K, 5) rows of image, level, y, x, target: cells that exactly one object claims.
-
-    Anchors of one cell share its vector, and a vector cannot stand for two individuals.
-    """
-    cells = matches.cells
-    rows = torch.stack([cells.image, cells.level, cells.y, cells.x, matches.target], 1)
-    rows = rows.unique(dim=0)
-    _, cell, claims = rows[:, :4].unique(dim=0, return_inverse=True, return_counts=True)
-    return rows[claims[cell] == 1]

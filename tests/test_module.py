@@ -54,9 +54,18 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(module) -> None:
     assert Path(batch.metas[0].file).name in str(caught.value)
 
 
-def test_one_batch_can_be_learnt(module) -> None:
+def test_memory_is_saved_with_the_run_and_is_no_part_of_the_network(module) -> None:
+    module, _ = module
+    keys = set(module.state_dict())
+    assert {"memories.embedding.vectors", "memories.embedding.count"} <= keys
+    assert not [k for k in module.model.state_dict() if "memor" in k]
+
+
+def test_one_batch_can_be_learnt(make: Callable, configure: Callable) -> None:
     """All tasks' losses fall together when the network may memorise a batch."""
-    module, data = module
+    overrides = ["task.embedding.memory=0"]  # earlier versions of the batch would be partners
+    built, data = make(*overrides)
+    module = UnifiedModule(configure(*overrides), built, data.val_split)
     dataset = data.val_dataset()
     batch = collate([dataset[(0, i)] for i in range(8)])
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)

@@ -38,6 +38,8 @@ class UnifiedModule(pl.LightningModule):
         self.config, self.built = config, built
         self.model = built.model
         self.tasks = built.tasks
+        memories = {n: getattr(t, "memory", None) for n, t in built.tasks.items()}
+        self.memories = nn.ModuleDict({n: m for n, m in memories.items() if m is not None})
         self.weighting = build_weighting(config.weighting, list(built.tasks))
         self.metrics: dict[str, Metric] = {n: t.metric(truth) for n, t in built.tasks.items()}
 

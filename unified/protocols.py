@@ -88,6 +88,9 @@ class Task(Protocol):
         head: its discriminator.
         requires: tasks whose published results it reads.
         loss_weights: loss name → its fixed weight within the task.
+
+    A task may also have `memory`, an `nn.Module` of buffers that its loss keeps between steps.
+    It moves to the device and into the checkpoints with the network, but is no part of it.
     """
 
     name: str

@@ -10,21 +10,17 @@ import pytest
 import torch
 
 from unified.data.coco import CocoSplit
+from unified.data.dataset import collate
 from unified.errors import ConfigError
 from unified.metrics.coco_ap import NAMES, CocoAP
-from unified.specs import Batch, Detections, ImageMeta, Targets
+from unified.specs import Batch, Detections, ImageMeta, Sample
 
 IDENTITY = np.array([[1.0, 0, 0], [0, 1.0, 0]])
 
 
 def batch_of(split: CocoSplit, index: int, view: int = 0) -> Batch:
-    empty = torch.zeros(0, dtype=torch.long)
-    return Batch(
-        images=torch.zeros(1, 3, 1, 1),
-        metas=[ImageMeta(int(split.ids[index]), "", 1, 1, IDENTITY, view)],
-        targets=Targets(empty, torch.zeros(0, 4), empty, empty.bool(), empty),
-        labelled=torch.ones(1, dtype=torch.bool),
-    )
+    meta = ImageMeta(int(split.ids[index]), "", 1, 1, IDENTITY, view)
+    return collate([[Sample(np.zeros((1, 1, 3), np.uint8), meta)]])
 
 
 def feed(metric: CocoAP, split: CocoSplit, change, limit: int | None = None) -> dict[str, float]:

@@ -6,22 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from unified.data.dataset import collate
 from unified.metrics.retrieval import Retrieval
-from unified.specs import Batch, ImageMeta, Targets, Vectors
+from unified.specs import ImageMeta, Sample, Vectors
 
 EYE = np.array([[1.0, 0, 0], [0, 1.0, 0]])
 
 
 def score(vectors: list[list[float]], identities: list[int]) -> dict[str, float]:
-    empty = torch.zeros(0, dtype=torch.long)
     metric = Retrieval()
     for image, (vector, identity) in enumerate(zip(vectors, identities, strict=True)):
-        batch = Batch(
-            images=torch.zeros(1, 3, 1, 1),
-            metas=[ImageMeta(image, "", 1, 1, EYE)],
-            targets=Targets(empty, torch.zeros(0, 4), empty, empty.bool(), empty),
-            labelled=torch.ones(1, dtype=torch.bool),
-        )
+        meta = ImageMeta(image, "", 1, 1, EYE)
+        batch = collate([[Sample(np.zeros((1, 1, 3), np.uint8), meta)]])
         unit = torch.nn.functional.normalize(torch.tensor([vector], dtype=torch.float32), dim=1)
         metric.update([Vectors(torch.zeros(0, 2), unit, torch.tensor([identity]))], batch)
     return metric.compute()

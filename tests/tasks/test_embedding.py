@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.embedding import _unambiguous
+from tasks.embedding import Memory
 from unified.data.dataset import collate
 from unified.errors import ConfigError
 from unified.inference import decode_all
-from unified.specs import Cells, Matches
+from unified.specs import Cells
 
 
 def test_cells_gather_what_lies_there() -> None:
@@ -42,38 +42,55 @@ def test_every_detection_has_a_unit_vector(make: Callable) -> None:
 
 
 def test_equal_individuals_cost_less_when_their_vectors_agree(make: Callable) -> None:
-    built, data = make("task=[detection,embedding]", "implicit=none")
+    built, data = make("task=[detection,embedding]", "implicit=none", "task.embedding.memory=0")
     task, dataset = built.tasks["embedding"], data.train_dataset()
     batch = collate([dataset[(0, i)] for i in range(8)])
-    outputs, upstream = built.model(batch.images), {}
-    built.tasks["detection"].loss(outputs["detection"], batch, upstream)
-    cells = upstream["detection"].cells
-    identity = batch.targets.identities[upstream["detection"].target]
-    codebook = torch.eye(64)[torch.arange(len(identity.unique()))]
-    row = torch.unique(identity, return_inverse=True)[1]
-    good = {k: torch.full_like(v, 1e-3) for k, v in outputs["embedding"].items()}
-    for index, name in enumerate(good):
-        rows = cells.level == index
-        good[name][cells.image[rows], :, cells.y[rows], cells.x[rows]] = codebook[row[rows]]
-    random = {k: torch.randn_like(v) for k, v in good.items()}
-    losses = [float(task.loss(o, batch, upstream)["contrast"]) for o in (good, random)]
-    assert losses[0] < 0.5 * losses[1]
-
-
-def test_a_cell_that_two_objects_claim_stands_for_none() -> None:
-    column = torch.tensor
-    cells = Cells(
-        image=column([0, 0, 0, 0, 1]),
-        level=column([0, 0, 0, 1, 0]),
-        y=column([2, 2, 2, 2, 2]),
-        x=column([3, 3, 4, 3, 3]),
-        levels=("p3", "p4"),
+    identity = batch.targets.identities[~batch.targets.crowd]
+    names, row = torch.unique(identity, return_inverse=True)
+    assert len(names) < len(identity), "no individual appears twice"
+    good = torch.eye(64)[row]
+    assert float(task._contrast(good, identity)) < 0.2 * float(
+        task._contrast(good[torch.randperm(len(row))], identity)
     )
-    rows = _unambiguous(Matches(cells, target=column([7, 8, 7, 8, 9])))
-    assert rows.tolist() == [[0, 0, 2, 4, 7], [0, 1, 2, 3, 8], [1, 0, 2, 3, 9]]
-    # The anchors of one cell that agree on the object count once.
-    twice = Cells(*(torch.zeros(2, dtype=torch.long) for _ in range(4)), levels=("p3",))
-    assert len(_unambiguous(Matches(twice, target=column([5, 5])))) == 1
+
+
+def test_a_vector_is_read_at_the_core_of_its_box(make: Callable) -> None:
+    built, _ = make("task=[detection,embedding]", "implicit=none")
+    task = built.tasks["embedding"]
+    ramp = torch.arange(8.0).expand(2, 1, 8, 8)  # the column, at cell centres 4, 12, 20, …
+    dense = torch.cat([torch.ones_like(ramp), ramp, torch.zeros(2, 1, 8, 8)], 1)
+    dense[1, 2] = 1
+    boxes = torch.tensor([[10.0, 10, 30, 50], [14, 20, 26, 24], [10, 10, 30, 50]])
+    read = task._read({"p3": dense}, boxes, torch.tensor([0, 0, 1]))
+    expected = torch.nn.functional.normalize(torch.tensor([[1, 2.0, 0], [1, 2, 0], [1, 2, 1]]))
+    torch.testing.assert_close(read, expected)
+
+
+def test_memory_keeps_the_latest_and_lends_partners(make: Callable) -> None:
+    memory = Memory(4, 2)
+    assert len(memory.recall()[0]) == 0
+    memory.put(torch.tensor([[1.0, 0], [2, 0], [3, 0]]), torch.tensor([1, 2, 3]))
+    assert memory.recall()[1].tolist() == [1, 2, 3]
+    memory.put(torch.tensor([[4.0, 0], [5, 0]]), torch.tensor([4, 5]))
+    assert memory.recall()[1].tolist() == [5, 2, 3, 4]
+    memory.put(torch.arange(12.0).view(6, 2), torch.arange(6))
+    assert sorted(memory.recall()[1].tolist()) == [2, 3, 4, 5]
+
+    built, _ = make("task=[detection,embedding]", "implicit=none")
+    task = built.tasks["embedding"]
+    alone = torch.eye(64)[:2].requires_grad_()
+    assert float(task._contrast(alone, torch.tensor([1, 2]))) == 0  # nobody has a partner yet
+    again = torch.eye(64)[:2].flip(0).requires_grad_()
+    loss = task._contrast(again, torch.tensor([1, 2]))
+    assert float(loss) > 1
+    loss.backward()
+    assert float(again.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("core", [0.0, 1.5])
+def test_a_core_that_is_no_share_is_refused(core: float, make: Callable) -> None:
+    with pytest.raises(ConfigError, match="core"):
+        make("task=[detection,embedding]", f"task.embedding.core={core}")
 
 
 def test_without_identities_two_views_are_needed(make: Callable, coco_mini) -> None:

@@ -1,4 +1,4 @@
-"""Boxes: decoding of anchor outputs, and the way back to the original image."""
+"""Boxes: decoding of anchor outputs, small geometry, and the way back to the original image."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def decode_boxes(raw: Tensor, grid_xy: Tensor, anchors: Tensor, stride: int) -> 
     centre = (2 * unit[..., :2] - 0.5 + grid_xy) * stride
     half = (2 * unit[..., 2:]).square() * anchors / 2
     return torch.cat([centre - half, centre + half], -1)
+
+
+def shrink(boxes: Tensor, share: float) -> Tensor:
+    """(N, 4) boxes with the same centres and `share` of the sides."""
+    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) * share / 2
+    return torch.cat([centre - half, centre + half], 1)
 
 
 def to_original(boxes: Tensor, meta: ImageMeta) -> Tensor:

@@ -68,14 +68,3 @@ def match_level(
         x=chosen[:, 0],
         target=target[row],
     )
-
-
-def level_of_size(boxes: Tensor, strides: tuple[int, ...], cells: float = 4.0) -> Tensor:
-    """(N,) index of the pyramid level on which a box spans about `cells` cells.
-
-    The rule of the feature pyramid network (Lin et al. 2017, equation 1) with the canonical
-    size tied to the stride.
-    """
-    side = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1).prod(1).sqrt()
-    ideal = torch.log2(side / (cells * strides[0])).round().long()
-    return ideal.clamp(0, len(strides) - 1)
