@@ -150,10 +150,9 @@ def test_the_data_is_varied(tmp_path: Path) -> None:
     assert (areas > 32**2).mean() > 0.1
     crowds = [a for a in rows if a["iscrowd"]]
     assert 5 < len(crowds) < 60
-    counts = np.bincount(
-        [a["category_id"] for a in load(tmp_path / "shapes", "lvis", "train")["annotations"]]
-    )
-    assert counts.max() > 20 * max(1, np.sort(counts[1:])[5])
+    fine = [a["category_id"] for a in load(tmp_path / "shapes", "lvis", "train")["annotations"]]
+    counts = np.sort(np.bincount(fine, minlength=61)[1:])
+    assert counts[-10:].sum() > 12 * counts[:10].sum()
 
 
 def test_a_seed_gives_the_same_files(shapes: Path, tmp_path: Path) -> None:
@@ -211,3 +210,22 @@ def test_holes_are_told() -> None:
     assert not trace(ring)[1]
     ring[2, 2] = 0
     assert trace(ring)[1]
+
+
+def test_frequent_kinds_have_more_individuals(tmp_path: Path) -> None:
+    """Individuals recur as often as asked for, and none is in both splits."""
+    generate(tmp_path / "shapes", ShapesConfig(train=200, val=100, size=64, recurrence=10))
+    seen = {}
+    for split in ("train", "val"):
+        rows = load(tmp_path / "shapes", "lvis", split)["annotations"]
+        who = {a["id"]: a["track_id"] for a in load(tmp_path / "shapes", "instances", split)
+               ["annotations"] if "track_id" in a}  # fmt: skip
+        seen[split] = [(a["category_id"], who[a["id"]]) for a in rows]
+    assert not {t for _, t in seen["train"]} & {t for _, t in seen["val"]}
+    individuals = np.bincount([c for c, _ in set(seen["train"])], minlength=61)[1:]
+    instances = np.bincount([c for c, _ in seen["train"]], minlength=61)[1:]
+    assert individuals.argmax() in np.argsort(instances)[-3:]
+    frequent = instances >= 40
+    assert frequent.sum() > 3
+    per_individual = instances[frequent] / individuals[frequent]
+    assert ((per_individual > 6) & (per_individual < 16)).all()

@@ -16,6 +16,8 @@ SUPERSAMPLING = 2
 MIN_PIXELS = 14
 MIN_VISIBLE = 0.5
 GROUND_GREY, GROUND_CONTRAST = 135.0, 0.6
+MIN_THINGS, MAX_THINGS = 2, 8
+THINGS_PER_IMAGE = (MIN_THINGS + MAX_THINGS) / 2
 _BITS = 4
 
 
@@ -55,7 +57,7 @@ def draw_scene(
     scene = Scene(canvas, ground, np.full((size, size), -1, np.int16))
     if rng.random() < 0.12:
         _place(scene, rng, population[rng.choice(len(population), p=odds)], crowd=True)
-    wanted = int(rng.integers(2, 9))
+    wanted = int(rng.integers(MIN_THINGS, MAX_THINGS + 1))
     for _ in range(wanted * 4):
         if len(scene.things) >= wanted:
             break

@@ -37,7 +37,8 @@ SKELETON = (
 FIRST_STUFF_ID = 101
 OTHER_ID = FIRST_STUFF_ID + len(STUFF)
 ZIPF_EXPONENT, ZIPF_SHIFT = 1.7, 4
-TYPICAL = 0.85
+TYPICAL = 0.95
+"""Share of individuals whose main colour is the typical one of their shape."""
 
 
 def shape_id(shape: int) -> int:
@@ -92,11 +93,11 @@ class Individual:
     phase: float
 
 
-def draw_population(rng: np.random.Generator, first_id: int, per_fine: int) -> list[Individual]:
-    """`per_fine` individuals of each fine category, in its order."""
+def draw_population(rng: np.random.Generator, first_id: int, sizes: Array) -> list[Individual]:
+    """`sizes[k]` individuals of the k-th fine category, in their order."""
     population: list[Individual] = []
     for fine, (shape, pattern) in enumerate(fine_categories()):
-        for _ in range(per_fine):
+        for _ in range(int(sizes[fine])):
             chosen = _draw_colours(rng, shape)
             tints = np.array([COLOURS[chosen[0]], SECOND_COLOURS[chosen[1]]])
             tints = tints + rng.uniform(-25, 25, (2, 3))

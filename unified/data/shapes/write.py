@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from unified.data.shapes.captions import describe
 from unified.data.shapes.outline import trace
-from unified.data.shapes.scene import Scene, draw_scene
+from unified.data.shapes.scene import THINGS_PER_IMAGE, Scene, draw_scene
 from unified.data.shapes.world import (
     FIRST_STUFF_ID,
     JOINTS,
@@ -34,7 +34,7 @@ from unified.data.shapes.world import (
 from unified.errors import ConfigError
 from unified.specs import Array
 
-VERSION = 7
+VERSION = 9
 STAMP = "shapes.json"
 Row = dict[str, Any]
 
@@ -46,15 +46,15 @@ class ShapesConfig:
     Attributes:
         train, val: number of images per split.
         size: side of an image in pixels.
-        recurrence: images per individual of each fine category. Fewer make more individuals, each
-            of which is seen less often; the splits share none.
+        recurrence: how often an individual appears in its split. Frequent fine categories have
+            many individuals, each at least one; the splits share none.
         seed: start of all randomness.
     """
 
     train: int = 3000
     val: int = 200
     size: int = 128
-    recurrence: int = 150
+    recurrence: int = 30
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -115,11 +115,12 @@ def _write_split(
     panoptic, stuff = annotations / f"panoptic_{split}", annotations / f"stuff_{split}_pixelmaps"
     for folder in (root / split, panoptic, stuff):
         folder.mkdir(parents=True)
-    per_fine = max(1, round(count / config.recurrence))
+    appearances = fine_probabilities() * count * THINGS_PER_IMAGE
+    sizes = np.rint(appearances / config.recurrence).astype(int).clip(1)
     population = draw_population(
-        np.random.default_rng((config.seed, index)), 1 + index * 1_000_000, per_fine
+        np.random.default_rng((config.seed, index)), 1 + index * 1_000_000, sizes
     )
-    odds = np.repeat(fine_probabilities(), per_fine) / per_fine
+    odds = np.repeat(fine_probabilities() / sizes, sizes)
     writer = SplitWriter(first_id=1 + index * 1_000_000)
     for number in range(count):
         rng = np.random.default_rng((config.seed, index, number))
