@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from unified.callbacks import AtomicCheckpointIO, History, RampedEMA
+from unified.callbacks import AtomicCheckpointIO, History, RampedEMA, read_history
 from unified.data.dataset import collate
 from unified.errors import DataError
 from unified.module import UnifiedModule
+from unified.run import train
 
 
 @pytest.fixture
@@ -145,3 +146,40 @@ def test_the_learning_rate_rises_then_falls(module, configure: Callable) -> None
     assert max(rates) == pytest.approx(peak)
     assert rates[-1] < 0.2 * peak
     assert rates.index(max(rates)) in (2, 3, 4)
+
+
+def test_files_are_complete_and_results_belong_to_the_best_epoch(
+    configure: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When `last.ckpt` is written the epoch's row is there; the final scores are the best's."""
+    rows_at_save = []
+
+    class Watched(AtomicCheckpointIO):
+        def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
+            if Path(path).name == "last.ckpt":
+                rows = read_history(tmp_path / "run" / "metrics.csv")
+                rows_at_save.append(
+                    (checkpoint["epoch"], rows[-1]["epoch"], "train/loss" in rows[-1])
+                )
+            super().save_checkpoint(checkpoint, path, storage_options)
+
+    monkeypatch.setattr("unified.run.AtomicCheckpointIO", Watched)
+    # Later epochs climb the loss, so that the last is not the best.
+    honest = UnifiedModule.training_step
+
+    def training_step(self, batch, index):
+        loss = honest(self, batch, index)
+        return loss if self.current_epoch == 0 else -loss
+
+    monkeypatch.setattr(UnifiedModule, "training_step", training_step)
+    scores = train(
+        configure(
+            "trainer=smoke", "trainer.max_epochs=4", "trainer.limit_train_batches=4",
+            "task=[classification]", "optim.lr=0.02", "optim.ema_ramp=1", "optim.ema_decay=0.5",
+            "logger=none", f"out={tmp_path / 'run'}",
+        )
+    )  # fmt: skip
+    assert rows_at_save == [(epoch, epoch, True) for epoch in range(4)]
+    history = [row["score"] for row in read_history(tmp_path / "run" / "metrics.csv")]
+    assert history[-1] < max(history) - 1e-3, "the last epoch is not the best"
+    assert scores["classification"]["mAP"] == pytest.approx(max(history), abs=1e-9)

@@ -15,6 +15,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from unified.pictures import draw_batch, save_picture
@@ -36,6 +37,16 @@ class RampedEMA(WeightAveraging):
                 torch._foreach_copy_(averaged, current)
 
         super().__init__(multi_avg_fn=average)
+
+    # Outside of training, the weights that somebody put into the module are meant.
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_validation_epoch_end(trainer, pl_module)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -100,6 +111,20 @@ class History(Logger):
             writer.writeheader()
             writer.writerows(self.rows[epoch] for epoch in sorted(self.rows))
         partial.replace(self.file)
+
+
+class RowBeforeCheckpoint(Callback):
+    """Writes an epoch's row before `last.ckpt`.
+
+    Lightning logs after it saves: a run killed in between would resume behind a gap.
+    """
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        found = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+        self.history.log_metrics(found | {"epoch": trainer.current_epoch}, trainer.global_step - 1)
 
 
 def read_history(file: Path) -> list[dict[str, float]]:

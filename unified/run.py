@@ -25,7 +25,13 @@ from omegaconf import OmegaConf
 
 from unified import __version__
 from unified.build import Built, build, read_checkpoint, rebuild
-from unified.callbacks import AtomicCheckpointIO, History, RampedEMA, TrainingBatchPicture
+from unified.callbacks import (
+    AtomicCheckpointIO,
+    History,
+    RampedEMA,
+    RowBeforeCheckpoint,
+    TrainingBatchPicture,
+)
 from unified.cost import measure_cost, print_cost
 from unified.data.datamodule import DataModule
 from unified.data.images import read_upright
@@ -60,8 +66,9 @@ def train(config: Config) -> dict[str, Any]:
     built = build(config, data.spec())
     module = UnifiedModule(config, built, data.val_split)
     _write_config(folder, config)
-    best, callbacks = _callbacks(folder, config, built)
-    trainer = _trainer(config, callbacks, _loggers(folder, config))
+    history = History(folder)
+    best, callbacks = _callbacks(folder, config, built, history)
+    trainer = _trainer(config, callbacks, [history, *_loggers(folder, config)])
     last = folder / "last.ckpt"
     began = time.monotonic()
     trainer.fit(module, data, ckpt_path=str(last) if config.resume and last.is_file() else None)
@@ -112,15 +119,18 @@ def _write_config(folder: Path, config: Config) -> None:
 
 
 def _callbacks(
-    folder: Path, config: Config, built: Built
+    folder: Path, config: Config, built: Built, history: History
 ) -> tuple[ModelCheckpoint, list[pl.Callback]]:
     best = ModelCheckpoint(folder, "best", monitor=SCORE, mode="max", enable_version_counter=False)
     last = ModelCheckpoint(
         folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     callbacks: list[pl.Callback] = [
-        best, last, TrainingBatchPicture(folder, built.data.labels.get("instances"))
-    ]  # fmt: skip
+        best,
+        last,
+        RowBeforeCheckpoint(history),
+        TrainingBatchPicture(folder, built.data.labels.get("instances")),
+    ]
     if config.optim.ema_decay > 0:
         callbacks.append(RampedEMA(config.optim.ema_decay, config.optim.ema_ramp))
     if config.trainer.get("enable_progress_bar", True):
@@ -131,10 +141,7 @@ def _callbacks(
 
 
 def _loggers(folder: Path, config: Config) -> list[Logger]:
-    loggers: list[Logger] = [History(folder)]
-    if config.logger:
-        loggers.append(instantiate(config.logger, save_dir=str(folder)))
-    return loggers
+    return [instantiate(config.logger, save_dir=str(folder))] if config.logger else []
 
 
 def _trainer(config: Config, callbacks: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
