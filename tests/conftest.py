@@ -88,7 +88,9 @@ def make(configure: Callable[..., Config]) -> Callable[..., tuple[Built, DataMod
     def construct(*overrides: str) -> tuple[Built, DataModule]:
         config = configure(*overrides)
         data = DataModule(config.data, config.augment, config.seed)
-        return build(config, data.spec()), data
+        built = build(config, data.spec())
+        data.serve(built.tasks.values())
+        return built, data
 
     return construct
 

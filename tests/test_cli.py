@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 import unified
+from unified.data.coco import CocoSplit
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -105,6 +107,25 @@ def test_predict_writes_pictures_and_json(
     run_command("predict", f"ckpt={trained}", f"source={one}", "out=one", cwd=tmp_path)
     run_command("predict", f"ckpt={trained}", f"source={source}/val*.jpg", "out=glob", cwd=tmp_path)
     assert len(json.loads((tmp_path / "glob" / "predictions.json").read_text())) == 3
+
+
+def test_pixel_classes_reach_files_and_pictures(
+    shapes: Path, small: list[str], run_command: Command, tmp_path: Path
+) -> None:
+    run_command(
+        "train", *small, "task=[stuff]", "trainer=smoke", "logger=none", "out=run", cwd=tmp_path
+    )
+    rows = json.loads((tmp_path / "run" / "stuff.json").read_text())
+    assert {r["image_id"] for r in rows} == set(CocoSplit(shapes, "val").ids.tolist())
+    with Image.open(next((shapes / "val").glob("*.jpg"))) as image:
+        image.resize((100, 70)).save(tmp_path / "wide.jpg")
+    run_command("predict", "ckpt=run", "source=wide.jpg", "out=seen", cwd=tmp_path)
+    (found,) = json.loads((tmp_path / "seen" / "predictions.json").read_text())
+    masks = [coco_mask.decode(row["segmentation"]) for row in found["stuff"]]
+    assert masks[0].shape == (70, 100)
+    assert (sum(masks) == 1).all(), "every pixel has one class"
+    drawn = np.asarray(Image.open(tmp_path / "seen" / "wide.jpg"))
+    assert drawn.shape[:2] == (140, 200)
 
 
 def test_python_api_takes_every_kind_of_image(trained: Path, shapes: Path) -> None:

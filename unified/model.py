@@ -41,12 +41,22 @@ class UnifiedModel(nn.Module):
         Returns:
             Task name → output name → tensor with channels on axis 1.
         """
+        return self.discriminate(self.extract(images))
+
+    def extract(self, images: Tensor) -> dict[str, Tensor]:
+        """The explicit representation f_θ(x): level name → (B, C, H/stride, W/stride)."""
         if images.dtype == torch.uint8:
             images = images.to(next(self.parameters()).dtype) / 255
-        features = self.trunk(images.contiguous(memory_format=torch.channels_last))
+        features: dict[str, Tensor] = self.trunk(
+            images.contiguous(memory_format=torch.channels_last)
+        )
+        return features
+
+    def discriminate(self, features: Mapping[str, Tensor]) -> Outputs:
+        """Every task's head, with its codes, on the same features."""
         return {task: self._run_head(task, features) for task in self.heads}
 
-    def _run_head(self, task: str, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _run_head(self, task: str, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         head: Head = self.heads[task]  # type: ignore[assignment]
         bank: ImplicitBank | None = getattr(self, "bank", None)
         stems = head.stem(features)

@@ -15,6 +15,7 @@ from unified.build import CHECKPOINT_KEY, Built, describe
 from unified.data.coco import CocoSplit
 from unified.errors import DataError
 from unified.inference import decode_all
+from unified.ops.losses import zero_of
 from unified.protocols import Metric
 from unified.schema import Config
 from unified.specs import Batch, Upstream
@@ -48,12 +49,14 @@ class UnifiedModule(pl.LightningModule):
         return out
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        outputs = self(batch.images)
+        features = self.model.extract(batch.images)
+        outputs = self.model.discriminate(features)
         upstream: Upstream = {}
         losses = {n: t.loss(outputs[n], batch, upstream) for n, t in self.tasks.items()}
         self._refuse_nan(losses, batch)
         totals = {n: task_total(losses[n], t.loss_weights) for n, t in self.tasks.items()}
-        total: Tensor = self.weighting(totals)
+        # Levels that no head reads take part with nothing: DDP waits for every parameter.
+        total: Tensor = self.weighting(totals) + zero_of(features)
         logs = {f"train/{n}/{k}": v.detach() for n, part in losses.items() for k, v in part.items()}
         count = len(batch.metas)
         self.log_dict(logs, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)

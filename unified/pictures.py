@@ -12,7 +12,16 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unified.specs import Array, Batch, Detections, Instances, Prediction, Tags
+from unified.specs import (
+    IGNORE,
+    Array,
+    Batch,
+    Detections,
+    Instances,
+    PixelClasses,
+    Prediction,
+    Tags,
+)
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -75,7 +84,11 @@ def draw_prediction(
 ) -> Array:
     """Everything drawable of a prediction on a (H, W, 3) RGB image, boxes in its pixels."""
     scale = 2 if max(image.shape[:2]) < 320 else 1
-    picture = _enlarge(image, scale)
+    picture = image
+    for result in prediction.values():
+        if isinstance(result, PixelClasses):
+            picture = tint(picture, result.classes.cpu().numpy())
+    picture = _enlarge(picture, scale)
     for result in prediction.values():
         if isinstance(result, Detections):
             chosen = result.scores >= min_score
@@ -99,16 +112,25 @@ def draw_prediction(
     return picture
 
 
+def tint(image: Array, classes: Array, strength: float = 0.45) -> Array:
+    """Colour the pixels of a (H, W, 3) RGB image by their class (H, W) uint8, if they have one."""
+    palette = np.array([colour_of(i) for i in range(256)], np.uint8)
+    tinted = cv2.addWeighted(image, 1 - strength, palette[classes], strength, 0)
+    return np.where((classes == IGNORE)[..., None], image, tinted)
+
+
 def draw_comparison(
     image: Array,
     truth: Instances | None,
     prediction: Prediction,
     names: Sequence[str],
     min_score: float,
+    truth_classes: Array | None = None,
 ) -> Array:
-    """Ground truth beside the prediction."""
+    """Ground truth, boxes and (H, W) classes, beside the prediction."""
     scale = 2 if max(image.shape[:2]) < 320 else 1
-    left = _draw_instances(_enlarge(image, scale), truth, names, scale)
+    left = image if truth_classes is None else tint(image, truth_classes)
+    left = _draw_instances(_enlarge(left, scale), truth, names, scale)
     right = draw_prediction(image, prediction, names, min_score)
     if right.shape[0] != left.shape[0]:
         left = _add_caption(left, "ground truth")
@@ -180,7 +202,7 @@ def plot_history(rows: Sequence[Mapping[str, float]], file: Path) -> None:
     plt.close(figure)
 
 
-_SHOWN = {"AP", "AP50", "mAP", "Recall@1", "mAP@R"}
+_SHOWN = {"AP", "AP50", "mAP", "Recall@1", "mAP@R", "mIoU", "pAcc"}
 
 
 def plot_curves(curves: Mapping[str, tuple[Array, Array]], title: str, file: Path) -> None:

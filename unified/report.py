@@ -15,6 +15,7 @@ from unified.callbacks import read_history
 from unified.data.dataset import CocoDataset
 from unified.data.images import read_image
 from unified.inference import Predictor
+from unified.metrics.semantic import encode_classes
 from unified.pictures import (
     draw_comparison,
     plot_curves,
@@ -23,7 +24,7 @@ from unified.pictures import (
     tile,
 )
 from unified.protocols import Metric
-from unified.specs import Detections, LabelSpace, Prediction, Tags, Vectors
+from unified.specs import Detections, LabelSpace, PixelClasses, Prediction, Tags, Vectors
 
 PICTURED = 8
 
@@ -60,7 +61,10 @@ def write_comparisons(
     for index in rows:
         rgb = read_image(split.image_file(index))[:, :, ::-1].copy()
         prediction = predictor.predict(rgb)
-        pictures.append(draw_comparison(rgb, split.instances(index), prediction, names, min_score))
+        kinds = [r.kind for r in prediction.values() if isinstance(r, PixelClasses)]
+        classes = split.class_map(kinds[0], index) if kinds else None
+        truth = split.instances(index)
+        pictures.append(draw_comparison(rgb, truth, prediction, names, min_score, classes))
     file = folder / "predictions.jpg"
     save_picture(tile(pictures, columns=2), file)
     return file
@@ -109,6 +113,17 @@ def to_plain(
             plain[task] = dict(
                 zip(names, [round(s, 5) for s in result.scores.tolist()], strict=True)
             )
+        elif isinstance(result, PixelClasses):
+            plain[task] = _classes_to_plain(result, labels[result.kind])
         elif isinstance(result, Vectors):
             plain[task] = [[round(v, 5) for v in row] for row in result.vectors[keep].tolist()]
     return plain
+
+
+def _classes_to_plain(found: PixelClasses, labels: LabelSpace) -> list[dict[str, Any]]:
+    """One RLE per class that is seen."""
+    rows = encode_classes(found.classes.cpu().numpy(), -1, range(len(labels)))
+    return [
+        {"category": labels.names[r["category_id"]], "segmentation": r["segmentation"]}
+        for r in rows
+    ]

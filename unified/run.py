@@ -64,6 +64,7 @@ def train(config: Config) -> dict[str, Any]:
     data.prepare_data()
     pl.seed_everything(config.seed, workers=False, verbose=False)
     built = build(config, data.spec())
+    data.serve(built.tasks.values())
     module = UnifiedModule(config, built, data.val_split)
     _write_config(folder, config)
     history = History(folder)

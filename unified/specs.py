@@ -177,11 +177,16 @@ class ImageMeta:
     view: int = 0
 
 
+IGNORE = 255
+"""Value of a pixel without a label in a map of class indices."""
+
+
 @dataclass
 class Sample:
     """One network input with whatever labels its image has; a missing kind is None.
 
-    `image` is (S, S, 3) uint8 RGB. Instance-like labels are in input pixels.
+    `image` is (S, S, 3) uint8 RGB. Instance-like labels are in input pixels. `maps` holds what
+    was asked for: annotation kind → (s, s) uint8 class indices, `IGNORE` where nothing is known.
     """
 
     image: Array
@@ -191,6 +196,7 @@ class Sample:
     captions: tuple[str, ...] | None = None
     panoptic: Segments | None = None
     stuff: Segments | None = None
+    maps: dict[str, Array] = field(default_factory=dict)
 
 
 @dataclass
@@ -227,6 +233,7 @@ class Batch:
         targets: objects of all images.
         labelled: (B,) bool, the image has instance annotations (possibly none in view).
         samples: the B samples, for tasks that read other kinds of labels.
+        maps: annotation kind → (B, s, s) uint8 class indices, `IGNORE` where nothing is known.
     """
 
     images: Tensor
@@ -234,6 +241,7 @@ class Batch:
     targets: Targets
     labelled: Tensor
     samples: list[Sample] = field(default_factory=list)
+    maps: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same on another device."""
@@ -243,11 +251,13 @@ class Batch:
             targets=self.targets.to(device, non_blocking=non_blocking),
             labelled=self.labelled.to(device, non_blocking=non_blocking),
             samples=self.samples,
+            maps={k: v.to(device, non_blocking=non_blocking) for k, v in self.maps.items()},
         )
 
     def pin_memory(self) -> Batch:
         """Page-locked tensors, so that the copy to the accelerator overlaps with its work."""
         self.images = self.images.pin_memory()
+        self.maps = {k: v.pin_memory() for k, v in self.maps.items()}
         return self
 
 
@@ -319,6 +329,17 @@ class Tags:
     """Multi-label classification of one image: `scores` (C,), one probability per category."""
 
     scores: Tensor
+
+
+@dataclass(frozen=True)
+class PixelClasses:
+    """Semantic segmentation of one image: `classes` (H, W) uint8 indices at its original size.
+
+    `kind` names the label space that the indices belong to.
+    """
+
+    classes: Tensor
+    kind: str
 
 
 @dataclass(frozen=True)

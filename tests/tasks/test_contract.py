@@ -14,6 +14,7 @@ from unified.build import Built, order_tasks
 from unified.data.dataset import collate
 from unified.errors import ConfigError
 from unified.inference import decode_all
+from unified.module import UnifiedModule
 from unified.specs import Batch, Sample
 
 TASKS = sorted(p.stem for p in (Path(conf.__file__).parent / "task").glob("*.yaml"))
@@ -57,11 +58,17 @@ def test_losses_are_finite_named_scalars(name: str, make: Callable) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("labelled", [True, False])
-def test_every_parameter_is_reached(name: str, labelled: bool, make: Callable) -> None:
+def test_every_parameter_is_reached(
+    name: str, labelled: bool, make: Callable, configure: Callable
+) -> None:
     """Distributed training hangs or raises on a parameter without gradient."""
-    built, batch = with_requirements(name, make)
-    losses = run_losses(built, batch if labelled else without_labels(batch))
-    torch.stack([v for part in losses.values() for v in part.values()]).sum().backward()
+    names = list(with_requirements(name, make)[0].tasks)
+    overrides = (f"task=[{','.join(names)}]", "implicit=vector")
+    built, data = make(*overrides)
+    dataset = data.train_dataset()
+    batch = collate([dataset[(0, i)] for i in range(8)])
+    module = UnifiedModule(configure(*overrides), built, data.val_split)
+    module.training_step(batch if labelled else without_labels(batch), 0).backward()
     missed = [n for n, p in built.model.named_parameters() if p.grad is None]
     assert not missed
 

@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from unified.data.maps import MAP_READERS
 from unified.data.stream import stream_object
 from unified.data.tables import AnnotationTable, Ragged, TableBuilder
 from unified.errors import DataError
 from unified.specs import Array, Instances, LabelSpace, LvisLabels, Segments
 
+LABEL_FILES = {"panoptic": "panoptic_{}", "stuff": "stuff_{}_pixelmaps"}
+"""Annotation kinds whose labels are pixels, and the folders that hold them."""
 KINDS = ("instances", "person_keypoints", "captions", "panoptic", "stuff", "lvis")
 
 
@@ -128,6 +131,18 @@ class CocoSplit:
         rows = table.rows(index)
         return Segments(file, table.ids[rows], table.labels[rows], table.crowd[rows])
 
+    def class_map(self, kind: str, index: int) -> Array | None:
+        """`panoptic` or `stuff` of one image as (H, W) uint8 class indices, else None.
+
+        Raises:
+            DataError: the label file is missing, broken, or not of the image's size.
+        """
+        segments = self.segments(kind, index)
+        if segments is None:
+            return None
+        shape = (int(self.heights[index]), int(self.widths[index]))
+        return MAP_READERS[kind](segments, self.labels[kind], shape)
+
     def _instances(self, kind: str, index: int) -> Instances | None:
         table = self.tables.get(kind)
         if table is None:
@@ -201,16 +216,14 @@ class CocoSplit:
         self.labels[kind] = own
         index = {category: i for i, category in enumerate(own.ids)}
         self.tables[kind] = document.builder.build(self.position, index, len(own.keypoints))
-        folder = self.root / "annotations"
-        if kind == "panoptic":
-            base = folder / f"panoptic_{self.split}"
-            self.segment_files[kind] = {i: str(base / f) for i, f in document.files.items()}
-        if kind == "stuff":
-            base = folder / f"stuff_{self.split}_pixelmaps"
-            self.segment_files[kind] = {
-                row["id"]: str(base / Path(row["file_name"]).with_suffix(".png"))
+        if kind in LABEL_FILES:
+            base = self.root / "annotations" / LABEL_FILES[kind].format(self.split)
+            # A panoptic json names its files; a stuff map has the name of its image.
+            names = document.files or {
+                row["id"]: str(Path(row["file_name"]).with_suffix(".png"))
                 for row in document.images
             }
+            self.segment_files[kind] = {image: str(base / name) for image, name in names.items()}
 
     def _add_captions(self, document: Document) -> None:
         per_image = [document.captions.get(int(i), []) for i in self.ids]

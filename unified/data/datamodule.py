@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from unified.data.dataset import CocoDataset, EpochSampler, collate
 from unified.data.images import check_image_files
 from unified.data.shapes import ShapesConfig, generate
 from unified.errors import ConfigError, DataError
+from unified.protocols import Task
 from unified.specs import Array, DataSpec, LabelSpace
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,12 @@ class DataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.config, self.augment, self.seed, self.labels = config, augment, seed, labels
+        self.map_strides: dict[str, int] = {}
+
+    def serve(self, tasks: Iterable[Task]) -> None:
+        """Draw the class maps that these tasks learn from, at the strides that they ask for."""
+        for task in tasks:
+            self.map_strides |= getattr(task, "maps", {})
 
     def prepare_data(self) -> None:
         """Generate the embedded data set where it is asked for."""
@@ -115,7 +122,14 @@ class DataModule(pl.LightningDataModule):
     def train_dataset(self) -> CocoDataset:
         """Augmented samples."""
         c = self.config
-        return CocoDataset(self.train_split, c.image_size, self.augment, c.views, self.seed)
+        return CocoDataset(
+            self.train_split,
+            c.image_size,
+            self.augment,
+            c.views,
+            self.seed,
+            map_strides=self.map_strides,
+        )
 
     def val_dataset(self) -> CocoDataset:
         """Letterboxed samples; further views are drawn without mosaic."""

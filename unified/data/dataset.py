@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,11 +24,21 @@ from unified.data.geometry import (
     mirror_pairs,
     rasterise,
     transform_instances,
+    warp_classes_onto,
     warp_onto,
 )
 from unified.data.images import read_image
 from unified.errors import DataError
-from unified.specs import Array, Batch, ImageMeta, Instances, LvisLabels, Sample, Targets
+from unified.specs import (
+    IGNORE,
+    Array,
+    Batch,
+    ImageMeta,
+    Instances,
+    LvisLabels,
+    Sample,
+    Targets,
+)
 
 Key = tuple[int, int]
 """(epoch, position in the split): together with the seed all that a sample's randomness knows."""
@@ -46,6 +56,7 @@ class CocoDataset(Dataset[list[Sample]]):
         seed: start of all randomness; a sample depends on (seed, epoch, position) only, not on
             the number of workers or on what was drawn before.
         mask_stride: draw instance masks at 1/stride of the input; 0 draws none.
+        map_strides: annotation kind (`stuff`, `panoptic`) → stride of the class maps to draw.
         view_augment: augmentation of further views in validation.
     """
 
@@ -58,10 +69,12 @@ class CocoDataset(Dataset[list[Sample]]):
         seed: int = 0,
         mask_stride: int = 0,
         view_augment: AugmentConfig | None = None,
+        map_strides: Mapping[str, int] | None = None,
     ) -> None:
         self.split, self.size, self.augment = split, size, augment
         self.views, self.seed, self.mask_stride = views, seed, mask_stride
         self.view_augment = view_augment
+        self.map_strides = dict(map_strides or {})
         space = split.labels.get("person_keypoints")
         self.mirror = mirror_pairs(space.keypoints) if space else np.zeros(0, np.int64)
 
@@ -136,7 +149,22 @@ class CocoDataset(Dataset[list[Sample]]):
             captions=split.caption_texts(index) if whole else None,
             panoptic=split.segments("panoptic", index) if whole else None,
             stuff=split.segments("stuff", index) if whole else None,
+            maps={
+                kind: self._draw_map(kind, stride, sources, matrices)
+                for kind, stride in self.map_strides.items()
+            },
         )
+
+    def _draw_map(self, kind: str, stride: int, sources: list[int], matrices: list[Array]) -> Array:
+        """(S/stride, S/stride) class indices of all source images; one warp each."""
+        side = self.size // stride
+        canvas = np.full((side, side), IGNORE, np.uint8)
+        to_map = np.array([[1 / stride, 0, 0], [0, 1 / stride, 0]])
+        for index, matrix in zip(sources, matrices, strict=True):
+            classes = self.split.class_map(kind, index)
+            if classes is not None:
+                warp_classes_onto(canvas, classes, compose(to_map, matrix))
+        return canvas
 
     def _move(
         self,
@@ -181,7 +209,19 @@ def collate(groups: Sequence[list[Sample]]) -> Batch:
         ),
         labelled=torch.tensor([s.instances is not None for s in samples]),
         samples=samples,
+        maps=_stack_maps(samples),
     )
+
+
+def _stack_maps(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    """Kind → (B, s, s); samples without a map know nothing."""
+    shapes = {kind: m.shape for sample in samples for kind, m in sample.maps.items()}
+    return {
+        kind: torch.from_numpy(
+            np.stack([s.maps.get(kind, np.full(shape, IGNORE, np.uint8)) for s in samples])
+        )
+        for kind, shape in shapes.items()
+    }
 
 
 class EpochSampler(Sampler[Key]):

@@ -76,6 +76,22 @@ def warp_onto(canvas: Array, image: Array, matrix: Array) -> None:
     region[:] = warped
 
 
+def warp_classes_onto(canvas: Array, classes: Array, matrix: Array) -> None:
+    """Draw a map of class indices into `canvas` (s, s), in place, by nearest neighbour.
+
+    `matrix` maps continuous coordinates as in `warp_onto`.
+    """
+    shift = matrix[:, :2] @ [0.5, 0.5] + matrix[:, 2] - 0.5
+    cv2.warpAffine(
+        classes,
+        np.column_stack([matrix[:, :2], shift]),
+        canvas.shape[::-1],
+        dst=canvas,
+        flags=cv2.INTER_NEAREST,
+        borderMode=cv2.BORDER_TRANSPARENT,
+    )
+
+
 def rasterise(instances: Instances, size: int, stride: int) -> Array:
     """Draw every object once: (N, size/stride, size/stride) uint8 of zeros and ones."""
     side = size // stride

@@ -1,0 +1,78 @@
+"""Stuff segmentation: which kind of ground, or a thing, every pixel belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from heads.semantic import SemanticHead
+from unified.data.coco import CocoSplit
+from unified.errors import ConfigError, DataError
+from unified.metrics.semantic import SemanticScores
+from unified.ops.losses import zero_of
+from unified.ops.pixels import classes_at_original, dice_loss, pixel_loss
+from unified.specs import Batch, DataSpec, FeatureSpec, PixelClasses, Upstream
+
+
+class Stuff:
+    """Pixel classification over the stuff categories and "other", after COCO-Stuff.
+
+    Args:
+        features, data: what trunk and data set publish.
+        width: channels of the head's stem.
+        loss_kind: `cross_entropy` or `focal`; dice is added with its own weight.
+        gamma: of the focal loss.
+        loss_weights: fixed weights of `pixel` and `dice`; 0 switches dice off.
+    """
+
+    name = "stuff"
+    requires: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        features: FeatureSpec,
+        data: DataSpec,
+        width: int = 64,
+        loss_kind: str = "cross_entropy",
+        gamma: float = 2.0,
+        loss_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        if "stuff" not in data.labels:
+            raise DataError(
+                "task stuff needs pixel maps, and the data set has no stuff_<split>.json",
+                "add the file and its pixel maps, or leave stuff out: task=[…]",
+            )
+        if loss_kind not in ("cross_entropy", "focal"):
+            raise ConfigError(
+                f"task.stuff.loss_kind={loss_kind} is unknown", "use cross_entropy or focal"
+            )
+        self.labels = data.labels["stuff"]
+        self.head = SemanticHead(features, len(self.labels), width)
+        self.maps = {"stuff": self.head.stride}
+        self.gamma = gamma if loss_kind == "focal" else 0.0
+        self.loss_weights = dict(loss_weights or {})
+
+    def loss(
+        self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
+    ) -> dict[str, Tensor]:
+        """Pixel loss and dice over the labelled pixels of the batch."""
+        zero = zero_of(outputs)
+        logits, classes = outputs["logits"], batch.maps.get("stuff")
+        if classes is None:
+            return {"pixel": zero, "dice": zero}
+        return {
+            "pixel": pixel_loss(logits, classes, self.gamma) + zero,
+            "dice": dice_loss(logits, classes) + zero,
+        }
+
+    def decode(
+        self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
+    ) -> list[PixelClasses]:
+        return [
+            PixelClasses(classes_at_original(logits, self.head.stride, meta), "stuff")
+            for logits, meta in zip(outputs["logits"], batch.metas, strict=True)
+        ]
+
+    def metric(self, truth: CocoSplit) -> SemanticScores:
+        return SemanticScores(truth, "stuff")

@@ -1,0 +1,69 @@
+"""Per-pixel classes: losses over a map, and the map at the size of the original image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unified.specs import IGNORE, ImageMeta
+
+
+def pixel_loss(logits: Tensor, classes: Tensor, gamma: float = 0.0) -> Tensor:
+    """Mean cross-entropy over labelled pixels, focused by (1 − p)^gamma (Lin et al. 2017).
+
+    Args:
+        logits: (B, C, H, W).
+        classes: (B, H, W) uint8 indices, `IGNORE` where unknown.
+        gamma: 0 is plain cross-entropy.
+    """
+    goal = classes.long()
+    losses = F.cross_entropy(logits.float(), goal, ignore_index=IGNORE, reduction="none")
+    if gamma:
+        losses = losses * (1 - (-losses).exp()) ** gamma
+    return losses.sum() / (goal != IGNORE).sum().clamp(min=1)
+
+
+def dice_loss(logits: Tensor, classes: Tensor) -> Tensor:
+    """1 − Dice, the mean over the classes that occur in the batch (Milletari et al. 2016).
+
+    Args:
+        logits: (B, C, H, W).
+        classes: (B, H, W) uint8 indices, `IGNORE` where unknown.
+    """
+    count = logits.shape[1]
+    known = classes != IGNORE
+    shares = logits.float().softmax(1).movedim(1, -1)[known]  # (P, C)
+    goal = classes[known].long()
+    own = shares.gather(1, goal[:, None]).squeeze(1)
+    overlap = shares.new_zeros(count).index_add(0, goal, own)
+    present = torch.bincount(goal, minlength=count).to(shares.dtype)
+    dice = (2 * overlap + 1) / (shares.square().sum(0) + present + 1)
+    occurs = (present > 0).to(shares.dtype)
+    return ((1 - dice) * occurs).sum() / occurs.sum().clamp(min=1)
+
+
+def classes_at_original(logits: Tensor, stride: int, meta: ImageMeta) -> Tensor:
+    """(C, h, w) logits of one letterboxed input → (H, W) uint8 classes of the original image.
+
+    Logits are sampled bilinearly at the place of every original pixel, so that borders do not
+    inherit the steps of the map; rows are taken in strips to bound the memory.
+    """
+    matrix = torch.as_tensor(meta.transform, dtype=torch.float32, device=logits.device)
+    size = torch.tensor(logits.shape[:0:-1], device=logits.device) * stride  # width, height
+    pixel = torch.arange(meta.width, device=logits.device) + 0.5
+    x = (pixel * matrix[0, 0] + matrix[0, 2]) / size[0] * 2 - 1
+    pixel = torch.arange(meta.height, device=logits.device) + 0.5
+    y = (pixel * matrix[1, 1] + matrix[1, 2]) / size[1] * 2 - 1
+    strips = []
+    for rows in torch.split(y, max(1, STRIP // (meta.width * len(logits)))):
+        grid = torch.stack(torch.meshgrid(x, rows, indexing="xy"), -1)[None]
+        sampled = F.grid_sample(
+            logits[None].float(), grid, padding_mode="border", align_corners=False
+        )
+        strips.append(sampled[0].argmax(0).to(torch.uint8))
+    return torch.cat(strips)
+
+
+STRIP = 16_000_000
+"""Numbers sampled at once, 64 MB."""
