@@ -13,7 +13,7 @@ from PIL import Image
 from unified.data.augment import AugmentConfig
 from unified.data.coco import CocoSplit
 from unified.data.dataset import CocoDataset, collate
-from unified.data.geometry import letterbox, warp_classes_onto
+from unified.data.geometry import letterbox, warp_labels
 from unified.errors import ConfigError, DataError
 from unified.ops.pixels import classes_at_original, dice_loss, pixel_loss
 from unified.specs import IGNORE, ImageMeta, Sample
@@ -56,11 +56,10 @@ def test_a_map_survives_letterbox_and_back(stride: int) -> None:
     rng = np.random.default_rng(0)
     classes = np.kron(rng.integers(0, 5, (3, 4)), np.ones((16, 16))).astype(np.uint8)
     matrix = letterbox(*classes.shape, 64)
-    canvas = np.full((64 // stride, 64 // stride), IGNORE, np.uint8)
     small = np.array([[1 / stride, 0, 0], [0, 1 / stride, 0]])
-    warp_classes_onto(canvas, classes, small @ np.vstack([matrix, [0, 0, 1]]))
-    assert (canvas[: 8 // stride] == IGNORE).all()  # the letterbox's margin
-    one_hot = torch.nn.functional.one_hot(torch.from_numpy(canvas).long() % IGNORE, 5)
+    moved = warp_labels(classes + 1, small @ np.vstack([matrix, [0, 0, 1]]), 64 // stride)
+    assert (moved[: 8 // stride] == 0).all()  # the letterbox's margin
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(moved).long().clamp(min=1) - 1, 5)
     meta = ImageMeta(1, "", *classes.shape, matrix)
     found = classes_at_original(one_hot.permute(2, 0, 1).float(), stride, meta)
     assert found.shape == classes.shape
@@ -109,6 +108,7 @@ def test_images_without_a_map_are_skipped(make: Callable) -> None:
         (lambda f: f.unlink(), "cannot be read"),
         (lambda f: f.write_bytes(f.read_bytes()[:60]), "cannot be read"),
         (lambda f: Image.new("L", (9, 9)).save(f), "9×9"),
+        (lambda f: Image.new("RGB", (64, 64)).save(f), "colour"),
     ],
 )
 def test_a_bad_label_file_is_named(shapes: Path, tmp_path: Path, damage, said: str) -> None:

@@ -7,14 +7,14 @@ read once into arrays (`tables.py`); one image's labels are cut out of them on d
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unified.data.maps import MAP_READERS
+from unified.data.maps import TO_CLASSES, read_labels
 from unified.data.stream import stream_object
 from unified.data.tables import AnnotationTable, Ragged, TableBuilder
 from unified.errors import DataError
@@ -131,8 +131,14 @@ class CocoSplit:
         rows = table.rows(index)
         return Segments(file, table.ids[rows], table.labels[rows], table.crowd[rows])
 
-    def class_map(self, kind: str, index: int) -> Array | None:
-        """`panoptic` or `stuff` of one image as (H, W) uint8 class indices, else None.
+    def class_map(
+        self, kind: str, index: int, warp: Callable[[Array], Array] = lambda pixels: pixels
+    ) -> Array | None:
+        """`panoptic` or `stuff` of one image as uint8 class indices, else None.
+
+        Args:
+            kind, index: what of which image.
+            warp: moves the stored pixels, and fills with 0 what they do not cover.
 
         Raises:
             DataError: the label file is missing, broken, or not of the image's size.
@@ -140,8 +146,8 @@ class CocoSplit:
         segments = self.segments(kind, index)
         if segments is None:
             return None
-        shape = (int(self.heights[index]), int(self.widths[index]))
-        return MAP_READERS[kind](segments, self.labels[kind], shape)
+        pixels = read_labels(segments.file, (int(self.heights[index]), int(self.widths[index])))
+        return TO_CLASSES[kind](warp(pixels), segments, self.labels[kind])
 
     def _instances(self, kind: str, index: int) -> Instances | None:
         table = self.tables.get(kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from unified.data.geometry import (
     mirror_pairs,
     rasterise,
     transform_instances,
-    warp_classes_onto,
+    warp_labels,
     warp_onto,
 )
 from unified.data.images import read_image
@@ -161,9 +162,12 @@ class CocoDataset(Dataset[list[Sample]]):
         canvas = np.full((side, side), IGNORE, np.uint8)
         to_map = np.array([[1 / stride, 0, 0], [0, 1 / stride, 0]])
         for index, matrix in zip(sources, matrices, strict=True):
-            classes = self.split.class_map(kind, index)
+            place = compose(to_map, matrix)
+            classes = self.split.class_map(
+                kind, index, partial(warp_labels, matrix=place, side=side)
+            )
             if classes is not None:
-                warp_classes_onto(canvas, classes, compose(to_map, matrix))
+                np.copyto(canvas, classes, where=classes != IGNORE)
         return canvas
 
     def _move(

@@ -76,19 +76,14 @@ def warp_onto(canvas: Array, image: Array, matrix: Array) -> None:
     region[:] = warped
 
 
-def warp_classes_onto(canvas: Array, classes: Array, matrix: Array) -> None:
-    """Draw a map of class indices into `canvas` (s, s), in place, by nearest neighbour.
+def warp_labels(pixels: Array, matrix: Array, side: int) -> Array:
+    """(H, W, …) uint8 to (side, side, …) by nearest neighbour, 0 where nothing is.
 
     `matrix` maps continuous coordinates as in `warp_onto`.
     """
     shift = matrix[:, :2] @ [0.5, 0.5] + matrix[:, 2] - 0.5
-    cv2.warpAffine(
-        classes,
-        np.column_stack([matrix[:, :2], shift]),
-        canvas.shape[::-1],
-        dst=canvas,
-        flags=cv2.INTER_NEAREST,
-        borderMode=cv2.BORDER_TRANSPARENT,
+    return cv2.warpAffine(
+        pixels, np.column_stack([matrix[:, :2], shift]), (side, side), flags=cv2.INTER_NEAREST
     )
 
 

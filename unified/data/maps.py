@@ -1,4 +1,8 @@
-"""Label files of panoptic and stuff segmentation as maps of class indices."""
+"""Label files of panoptic and stuff segmentation as maps of class indices.
+
+Pixels are warped as they are stored, and only the pixels that are left get a class: converting
+a whole panoptic PNG costs more than all else that a sample needs.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +13,15 @@ from unified.errors import DataError
 from unified.specs import IGNORE, Array, LabelSpace, Segments
 
 
-def read_category_map(segments: Segments, labels: LabelSpace, shape: tuple[int, int]) -> Array:
-    """A stuff pixel map, whose values are category ids, as (H, W) uint8 class indices.
+def read_labels(file: str, shape: tuple[int, int]) -> Array:
+    """A label file as stored, (H, W) or (H, W, 3) uint8; an index image gives its indices.
 
-    Values that are no category, as 0 for unlabelled, become `IGNORE`.
+    Raises:
+        DataError: the file is missing, broken, or not of the image's size.
     """
-    index = np.full(256, IGNORE, np.uint8)
-    index[list(labels.ids)] = np.arange(len(labels))
-    return np.asarray(index[_read(segments.file, None, shape)])
-
-
-def read_segment_map(segments: Segments, labels: LabelSpace, shape: tuple[int, int]) -> Array:
-    """A panoptic PNG, whose colours are segment ids, as (H, W) uint8 class indices.
-
-    Pixels of no segment and of crowds, which may hold anything, become `IGNORE`.
-    """
-    rgb = _read(segments.file, "RGB", shape).astype(np.int64)
-    found = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
-    order = np.argsort(segments.ids)
-    ids = segments.ids[order]
-    classes = np.where(segments.crowd, IGNORE, segments.labels)[order].astype(np.uint8)
-    place = np.searchsorted(ids, found).clip(max=max(len(ids) - 1, 0))
-    if not len(ids):
-        return np.full(shape, IGNORE, np.uint8)
-    return np.asarray(np.where(ids[place] == found, classes[place], np.uint8(IGNORE)))
-
-
-def _read(file: str, mode: str | None, shape: tuple[int, int]) -> Array:
-    """Pixels in a colour mode, or as stored: an index image's values are its indices."""
     try:
         with Image.open(file) as image:
-            pixels = np.asarray(image.convert(mode) if mode else image)
+            pixels = np.asarray(image)
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(
             f"label file {file} cannot be read: {error}",
@@ -54,5 +36,33 @@ def _read(file: str, mode: str | None, shape: tuple[int, int]) -> Array:
     return pixels
 
 
-MAP_READERS = {"stuff": read_category_map, "panoptic": read_segment_map}
-"""Annotation kind → what turns its label file into class indices."""
+def classes_of_categories(pixels: Array, segments: Segments, labels: LabelSpace) -> Array:
+    """Stuff: category ids (H, W) to uint8 class indices; 0, unlabelled, becomes `IGNORE`."""
+    if pixels.ndim != 2:
+        raise DataError(
+            f"label file {segments.file} is a colour image",
+            "stuff maps are grey or indexed images whose values are category ids",
+        )
+    index = np.full(256, IGNORE, np.uint8)
+    index[list(labels.ids)] = np.arange(len(labels))
+    return np.asarray(index[pixels])
+
+
+def classes_of_segments(pixels: Array, segments: Segments, labels: LabelSpace) -> Array:
+    """Panoptic: colours (H, W, 3), which are segment ids, to uint8 class indices.
+
+    Pixels of no segment and of crowds, which may hold anything, become `IGNORE`.
+    """
+    if not len(segments.ids):
+        return np.full(pixels.shape[:2], IGNORE, np.uint8)
+    weights = np.array([1, 256, 65536], np.int32)
+    found = pixels[..., :3].astype(np.int32) @ weights
+    order = np.argsort(segments.ids)
+    ids = segments.ids[order].astype(np.int32)
+    classes = np.where(segments.crowd, IGNORE, segments.labels)[order].astype(np.uint8)
+    place = np.searchsorted(ids, found).clip(max=len(ids) - 1)
+    return np.asarray(np.where(ids[place] == found, classes[place], np.uint8(IGNORE)))
+
+
+TO_CLASSES = {"stuff": classes_of_categories, "panoptic": classes_of_segments}
+"""Annotation kind → what turns the pixels of its label files into class indices."""
