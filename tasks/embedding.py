@@ -23,6 +23,9 @@ from unified.specs import Batch, DataSpec, FeatureSpec, Kept, Upstream, Vectors
 class Memory(nn.Module):
     """The last vectors of training: partners beyond the batch (Wang et al. 2020, XBM).
 
+    pytorch-metric-learning's `CrossBatchMemory` leaves its position out of the state dict, so that
+    a resumed run would go on differently; here all of it is in buffers.
+
     Args:
         size: number of vectors; the oldest are overwritten. 0 remembers nothing.
         dim: their length.

@@ -61,8 +61,8 @@ def main() -> None:
             f"{', '.join(map(str, seeds))}, metrics in percent of the epoch with the best mean of "
             "the tasks' primary metrics, on the 200 held-out images.",
             table(["arm", *COLUMNS, "parameters", "codes", "minutes"], rows),
-            "One seed says little: the spread of repeated runs of one arm on this data is of the size "
-            "of the differences between arms. The table shows that the arms run, not which is best."
+            "One seed, so no spread was measured: differences of a point or two between arms cannot be "
+            "told from chance, and the effect of the codes cannot be read from this table."
             if len(seeds) == 1
             else "± is the standard deviation over seeds.",
         ],
