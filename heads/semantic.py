@@ -5,30 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from heads.pixels import PixelStem
 from unified.protocols import Head
 from unified.specs import FeatureSpec
-from unified.trunks.layers import ConvNormAct
 
 
 class SemanticHead(Head):
-    """logits: (B, classes, H, W) at `stride`.
-
-    The finest level already carries what the coarser ones know; one scale is enough.
-
-    Attributes:
-        stride: input pixels per output pixel.
-    """
+    """logits: (B, classes, H, W) at `stride` input pixels per output pixel."""
 
     def __init__(self, features: FeatureSpec, classes: int, width: int) -> None:
         super().__init__()
-        self.level, finest = next(iter(features.items()))
-        self.stride = finest.stride // 2
         self.stem_widths = {"pixels": width}
         self.output_widths = {"logits": classes}
-        self.reduce = ConvNormAct(finest.channels, width, 3)
-        self.smooth = ConvNormAct(width, width, 3)
+        self.pixels = PixelStem(features, width)
+        self.stride = self.pixels.stride
         self.classify = nn.Conv2d(width, classes, 1)
 
     @property
@@ -36,9 +27,7 @@ class SemanticHead(Head):
         return {"logits": ("pixels", self.classify)}
 
     def stem(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        reduced = self.reduce(features[self.level])
-        wide = F.interpolate(reduced, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return {"pixels": self.smooth(wide)}
+        return {"pixels": self.pixels(features)}
 
     def predict(self, stems: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"logits": self.classify(stems["pixels"])}

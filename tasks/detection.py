@@ -40,7 +40,7 @@ class Detection:
         features, data: what trunk and data set publish.
         anchors: pixel sizes at 640 px, `[[[w, h], …] per level]`, or `auto` for k-means over the
             training boxes.
-        per_level: anchors per level when they are `auto`.
+        per_level: anchors per level.
         expansion: width of the head's stem over the trunk's level.
         max_ratio: a box matches an anchor whose side ratios are all below this.
         level_balance: weight of each level's objectness.
@@ -76,7 +76,8 @@ class Detection:
         if "instances" not in data.labels:
             raise DataError(
                 "task detection needs boxes, and the data set has no instances_<split>.json",
-                "add the file, or leave detection out: task=[…]",
+                "add the file, set data.derive=true where there are panoptic labels, or leave "
+                "detection out: task=[…]",
             )
         self.labels = data.labels["instances"]
         self.levels = tuple(features)
@@ -177,6 +178,7 @@ class Detection:
             cells=Cells(
                 image=torch.cat([m.image for m in matches]),
                 level=level,
+                anchor=torch.cat([m.anchor for m in matches]),
                 y=torch.cat([m.y for m in matches]),
                 x=torch.cat([m.x for m in matches]),
                 levels=self.levels,
@@ -192,15 +194,17 @@ class Detection:
         """Best candidates by score, non-maximum suppression per category, original pixels."""
         boxes, scores, cells = self._candidates(outputs)
         kept = [self._keep(boxes[i], scores[i]) for i in range(len(boxes))]
+        rows = cells[torch.cat([k[3] for k in kept])]
         upstream[self.name] = Kept(
             boxes=torch.cat([k[0] for k in kept]),
             scores=torch.cat([k[1] for k in kept]),
             labels=torch.cat([k[2] for k in kept]),
             cells=Cells(
                 image=torch.cat([torch.full_like(k[2], i) for i, k in enumerate(kept)]),
-                level=torch.cat([cells[k[3], 0] for k in kept]),
-                y=torch.cat([cells[k[3], 1] for k in kept]),
-                x=torch.cat([cells[k[3], 2] for k in kept]),
+                level=rows[:, 0],
+                anchor=rows[:, 1],
+                y=rows[:, 2],
+                x=rows[:, 3],
                 levels=self.levels,
             ),
         )
@@ -210,25 +214,23 @@ class Detection:
         ]
 
     def _candidates(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (B, N, 4), scores (B, N, C) and cells (N, 3) as level, y, x."""
+        """Boxes (B, N, 4), scores (B, N, C) and cells (N, 4) as level, anchor, y, x."""
         boxes, scores, cells = [], [], []
         for index, level in enumerate(self.levels):
             raw = self._per_anchor(outputs[level])
             b, a, h, w, _ = raw.shape
-            y, x = torch.meshgrid(
-                torch.arange(h, device=raw.device),
-                torch.arange(w, device=raw.device),
-                indexing="ij",
+            anchor, y, x = torch.meshgrid(
+                *(torch.arange(n, device=raw.device) for n in (a, h, w)), indexing="ij"
             )
-            anchors = self.head.anchors[index].view(1, a, 1, 1, 2)
+            sizes = self.head.anchors[index].view(1, a, 1, 1, 2)
             decoded = decode_boxes(
-                raw[..., :4], torch.stack([x, y], -1), anchors, self.strides[index]
+                raw[..., :4], torch.stack([x, y], -1), sizes, self.strides[index]
             )
             boxes.append(decoded.reshape(b, -1, 4))
             score = raw[..., 4:5].float().sigmoid() * raw[..., 5:].float().sigmoid()
             scores.append(score.reshape(b, -1, score.shape[-1]))
-            place = torch.stack([torch.full_like(y, index), y, x], -1)
-            cells.append(place.expand(a, h, w, 3).reshape(-1, 3))
+            place = torch.stack([torch.full_like(y, index), anchor, y, x], -1)
+            cells.append(place.reshape(-1, 4))
         return torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(cells)
 
     def _keep(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -242,7 +244,7 @@ class Detection:
         return boxes[row][order], best[order], label[order], row[order]
 
     def metric(self, truth: CocoSplit) -> CocoAP:
-        return CocoAP(truth.instances_file, self.labels, self.evaluator)
+        return CocoAP(truth, self.labels, self.evaluator)
 
 
 def _initial_anchors(
@@ -262,6 +264,11 @@ def _initial_anchors(
         raise ConfigError(
             f"task.detection.anchors has shape {tuple(fixed.shape)}, expected ({levels}, n, 2)",
             "give for each pyramid level a list of [width, height] at 640 pixels",
+        )
+    if fixed.shape[1] != per_level:
+        raise ConfigError(
+            f"task.detection.anchors has {fixed.shape[1]} sizes per level, per_level={per_level}",
+            f"set task.detection.per_level={fixed.shape[1]}",
         )
     return fixed * data.image_size / REFERENCE_SIZE
 

@@ -98,7 +98,8 @@ class Embedding:
         if "instances" not in data.labels:
             raise DataError(
                 "task embedding needs boxes, and the data set has no instances_<split>.json",
-                "add the file, or leave embedding out: task=[…]",
+                "add the file, set data.derive=true where there are panoptic labels, or leave "
+                "embedding out: task=[…]",
             )
         if not data.labels["instances"].identified and views < 2:
             raise ConfigError(

@@ -12,7 +12,7 @@ from unified.errors import ConfigError, DataError
 from unified.metrics.semantic import SemanticScores
 from unified.ops.losses import zero_of
 from unified.ops.pixels import classes_at_original, dice_loss, pixel_loss
-from unified.specs import Batch, DataSpec, FeatureSpec, PixelClasses, Upstream
+from unified.specs import Batch, DataSpec, FeatureSpec, PixelClasses, PixelLogits, Upstream
 
 
 class Stuff:
@@ -24,6 +24,8 @@ class Stuff:
         loss_kind: `cross_entropy` or `focal`; dice is added with its own weight.
         gamma: of the focal loss.
         loss_weights: fixed weights of `pixel` and `dice`; 0 switches dice off.
+
+    Publishes `PixelLogits` in decoding.
     """
 
     name = "stuff"
@@ -41,7 +43,8 @@ class Stuff:
         if "stuff" not in data.labels:
             raise DataError(
                 "task stuff needs pixel maps, and the data set has no stuff_<split>.json",
-                "add the file and its pixel maps, or leave stuff out: task=[…]",
+                "add the file and its pixel maps, set data.derive=true where there are panoptic "
+                "labels, or leave stuff out: task=[…]",
             )
         if loss_kind not in ("cross_entropy", "focal"):
             raise ConfigError(
@@ -69,6 +72,8 @@ class Stuff:
     def decode(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
     ) -> list[PixelClasses]:
+        """The best class of every original pixel."""
+        upstream[self.name] = PixelLogits(outputs["logits"], self.head.stride, "stuff")
         return [
             PixelClasses(classes_at_original(logits, self.head.stride, meta), "stuff")
             for logits, meta in zip(outputs["logits"], batch.metas, strict=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from unified.data.coco import KINDS
+
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "unified": {"unified"},
@@ -40,7 +42,10 @@ def test_machinery_names_no_task() -> None:
     """No branch of the machinery depends on which task it serves."""
     tasks = {f.stem for f in (ROOT / "tasks").glob("*.py")} - {"__init__"}
     for file in (ROOT / "unified").rglob("*.py"):
+        # Two annotation kinds are called like the tasks that learn from them.
+        reads_labels = file.parent.name in ("data", "metrics")
+        names = tasks - set(KINDS) if reads_labels else tasks
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Compare):
                 constants = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
-                assert not constants & tasks, f"{file}:{node.lineno} compares with a task's name"
+                assert not constants & names, f"{file}:{node.lineno} compares with a task's name"

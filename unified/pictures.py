@@ -11,6 +11,7 @@ import cv2
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco_mask
 
 from unified.specs import (
     IGNORE,
@@ -18,6 +19,9 @@ from unified.specs import (
     Batch,
     Detections,
     Instances,
+    LabelSpace,
+    Masks,
+    PanopticSegments,
     PixelClasses,
     Prediction,
     Tags,
@@ -80,26 +84,71 @@ def _draw_instances(
 
 
 def draw_prediction(
-    image: Array, prediction: Prediction, names: Sequence[str], min_score: float
+    image: Array, prediction: Prediction, labels: Mapping[str, LabelSpace], min_score: float
 ) -> Array:
-    """Everything drawable of a prediction on a (H, W, 3) RGB image, boxes in its pixels."""
+    """Everything drawable of a prediction for a (H, W, 3) RGB image, side by side.
+
+    Objects with their boxes and masks are one panel, each map of pixels is another.
+    """
+    return np.hstack(list(_panels(image, prediction, labels, min_score).values()))
+
+
+def draw_comparison(
+    image: Array,
+    truth: Prediction,
+    prediction: Prediction,
+    labels: Mapping[str, LabelSpace],
+    min_score: float,
+) -> Array:
+    """Ground truth beside the prediction, or above it where there are several panels."""
+    left = _panels(image, truth, labels, min_score)
+    right = _panels(image, prediction, labels, min_score)
+    height = max(p.shape[0] for p in [*left.values(), *right.values()])
+    blank = np.full_like(next(iter(right.values())), 255)
+    rows = [
+        np.hstack([_pad_below(side.get(name, blank), height) for name in right])
+        for side in (left, right)
+    ]
+    return np.hstack(rows) if len(right) == 1 else np.vstack(rows)
+
+
+def _panels(
+    image: Array, prediction: Prediction, labels: Mapping[str, LabelSpace], min_score: float
+) -> dict[str, Array]:
+    """Name → picture; all of one size but for the caption below."""
     scale = 2 if max(image.shape[:2]) < 320 else 1
+    large = _enlarge(image, scale)
+    panels = {}
+    maps = {n: r for n, r in prediction.items() if isinstance(r, (PixelClasses, PanopticSegments))}
+    if len(maps) < len(prediction) or not maps:
+        names = labels["instances"].names if "instances" in labels else ()
+        panels["objects"] = _draw_objects(large, prediction, names, min_score, scale)
+    for name, result in maps.items():
+        if isinstance(result, PixelClasses):
+            panels[name] = _draw_classes(large, result, labels[result.kind].names, scale)
+        else:
+            panels[name] = _draw_segments(large, result, labels["panoptic"].names, scale)
+    return panels
+
+
+def _draw_objects(
+    image: Array, prediction: Prediction, names: Sequence[str], min_score: float, scale: int
+) -> Array:
+    """Masks below boxes, tags in a strip."""
     picture = image
     for result in prediction.values():
-        if isinstance(result, PixelClasses):
-            picture = tint(picture, result.classes.cpu().numpy())
-    picture = _enlarge(picture, scale)
+        if isinstance(result, Masks):
+            picture = _draw_masks(picture, result, min_score, scale)
     for result in prediction.values():
         if isinstance(result, Detections):
             chosen = result.scores >= min_score
-            labels = result.labels[chosen].tolist()
+            found = result.labels[chosen].tolist()
             captions = [
                 f"{names[label]} {score:.2f}"
-                for label, score in zip(labels, result.scores[chosen].tolist(), strict=True)
+                for label, score in zip(found, result.scores[chosen].tolist(), strict=True)
             ]
-            picture = draw_boxes(
-                picture, result.boxes[chosen].cpu().numpy() * scale, labels, captions
-            )
+            boxes = result.boxes[chosen].cpu().numpy() * scale
+            picture = draw_boxes(picture, boxes, found, captions)
     for result in prediction.values():
         if isinstance(result, Tags):
             order = result.scores.argsort(descending=True)[:4].tolist()
@@ -112,6 +161,60 @@ def draw_prediction(
     return picture
 
 
+def _draw_masks(image: Array, found: Masks, min_score: float, scale: int) -> Array:
+    """Tint and outline the masks, each in a colour of its own, best on top."""
+    count = int((found.scores >= min_score).sum())
+    picture = image.copy()
+    for index in reversed(range(count)):
+        mask = _enlarge(coco_mask.decode(found.rles[index]), scale)
+        colour = colour_of(index)
+        inside = mask > 0
+        picture[inside] = picture[inside] // 2 + np.array(colour, np.uint8) // 2
+        outline, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outline, -1, colour, 1)
+    return np.asarray(picture)
+
+
+def _draw_classes(image: Array, found: PixelClasses, names: Sequence[str], scale: int) -> Array:
+    """Tint pixels by class and name the larger regions."""
+    classes = _enlarge(found.classes.cpu().numpy(), scale)
+    seen = [int(c) for c in np.unique(classes) if c != IGNORE]
+    regions = {names[c]: classes == c for c in seen}
+    return _name_regions(tint(image, classes), list(regions.items()))
+
+
+def _draw_segments(
+    image: Array, found: PanopticSegments, names: Sequence[str], scale: int
+) -> Array:
+    """Tint segments, those of one thing class in different colours; white borders; names."""
+    segments = _enlarge(found.segments.cpu().numpy(), scale)
+    numbers = np.append(IGNORE, 7 * np.arange(len(found.labels)) % IGNORE).astype(np.uint8)
+    picture = tint(image, numbers[segments])
+    border = np.zeros(segments.shape, bool)
+    border[:, 1:] |= segments[:, 1:] != segments[:, :-1]
+    border[1:] |= segments[1:] != segments[:-1]
+    picture[border] = 255
+    labels = found.labels.tolist()
+    regions = [(names[label], segments == k) for k, label in enumerate(labels, 1)]
+    return _name_regions(picture, regions)
+
+
+def _name_regions(image: Array, regions: Sequence[tuple[str, Array]]) -> Array:
+    """Write each name where its region (H, W) is widest, if there is room."""
+    picture = Image.fromarray(image)
+    draw = ImageDraw.Draw(picture)
+    size = max(10, max(image.shape[:2]) // 45)
+    font = ImageFont.load_default(size=size)
+    for name, region in regions:
+        depth = cv2.distanceTransform(np.pad(region, 1).astype(np.uint8), cv2.DIST_L2, 3)
+        _, most, _, (x, y) = cv2.minMaxLoc(depth)
+        if most >= size * 0.7:
+            draw.text(
+                (x, y), name, (255, 255, 255), font, "mm", stroke_width=1, stroke_fill=(0, 0, 0)
+            )
+    return np.asarray(picture)
+
+
 def tint(image: Array, classes: Array, strength: float = 0.45) -> Array:
     """Colour the pixels of a (H, W, 3) RGB image by their class (H, W) uint8, if they have one."""
     palette = np.array([colour_of(i) for i in range(256)], np.uint8)
@@ -119,22 +222,9 @@ def tint(image: Array, classes: Array, strength: float = 0.45) -> Array:
     return np.where((classes == IGNORE)[..., None], image, tinted)
 
 
-def draw_comparison(
-    image: Array,
-    truth: Instances | None,
-    prediction: Prediction,
-    names: Sequence[str],
-    min_score: float,
-    truth_classes: Array | None = None,
-) -> Array:
-    """Ground truth, boxes and (H, W) classes, beside the prediction."""
-    scale = 2 if max(image.shape[:2]) < 320 else 1
-    left = image if truth_classes is None else tint(image, truth_classes)
-    left = _draw_instances(_enlarge(left, scale), truth, names, scale)
-    right = draw_prediction(image, prediction, names, min_score)
-    if right.shape[0] != left.shape[0]:
-        left = _add_caption(left, "ground truth")
-    return np.hstack([left, right])
+def _pad_below(picture: Array, height: int) -> Array:
+    missing = height - picture.shape[0]
+    return np.pad(picture, ((0, missing), (0, 0), (0, 0)), constant_values=255)
 
 
 def _enlarge(image: Array, scale: int) -> Array:
@@ -202,7 +292,7 @@ def plot_history(rows: Sequence[Mapping[str, float]], file: Path) -> None:
     plt.close(figure)
 
 
-_SHOWN = {"AP", "AP50", "mAP", "Recall@1", "mAP@R", "mIoU", "pAcc"}
+_SHOWN = {"AP", "AP50", "mAP", "Recall@1", "mAP@R", "mIoU", "pAcc", "PQ"}
 
 
 def plot_curves(curves: Mapping[str, tuple[Array, Array]], title: str, file: Path) -> None:

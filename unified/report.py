@@ -14,8 +14,10 @@ from rich.table import Table
 from unified.callbacks import read_history
 from unified.data.dataset import CocoDataset
 from unified.data.images import read_image
+from unified.data.truth import truth_like
 from unified.inference import Predictor
 from unified.metrics.semantic import encode_classes
+from unified.ops.rle import encode
 from unified.pictures import (
     draw_comparison,
     plot_curves,
@@ -24,7 +26,16 @@ from unified.pictures import (
     tile,
 )
 from unified.protocols import Metric
-from unified.specs import Detections, LabelSpace, PixelClasses, Prediction, Tags, Vectors
+from unified.specs import (
+    Detections,
+    LabelSpace,
+    Masks,
+    PanopticSegments,
+    PixelClasses,
+    Prediction,
+    Tags,
+    Vectors,
+)
 
 PICTURED = 8
 
@@ -54,17 +65,13 @@ def write_comparisons(
 ) -> Path:
     """`predictions.jpg`: ground truth beside predictions for some validation images."""
     split = dataset.split
-    labels = split.labels.get("instances")
-    names = labels.names if labels else ()
     rows = torch.linspace(0, len(split) - 1, min(PICTURED, len(split))).long().tolist()
     pictures = []
     for index in rows:
         rgb = read_image(split.image_file(index))[:, :, ::-1].copy()
         prediction = predictor.predict(rgb)
-        kinds = [r.kind for r in prediction.values() if isinstance(r, PixelClasses)]
-        classes = split.class_map(kinds[0], index) if kinds else None
-        truth = split.instances(index)
-        pictures.append(draw_comparison(rgb, truth, prediction, names, min_score, classes))
+        truth = truth_like(prediction, split, index)
+        pictures.append(draw_comparison(rgb, truth, prediction, split.labels, min_score))
     file = folder / "predictions.jpg"
     save_picture(tile(pictures, columns=2), file)
     return file
@@ -88,7 +95,7 @@ def to_plain(
 ) -> dict[str, Any]:
     """A prediction as json: names instead of indices, plain numbers instead of tensors.
 
-    Vectors belong to the detections, so both are cut at the same score.
+    Vectors and masks belong to the detections: all are cut at the same score.
     """
     names = labels["instances"].names if "instances" in labels else ()
     keep = slice(None)
@@ -113,11 +120,31 @@ def to_plain(
             plain[task] = dict(
                 zip(names, [round(s, 5) for s in result.scores.tolist()], strict=True)
             )
+        elif isinstance(result, Masks):
+            plain[task] = result.rles[keep]
+        elif isinstance(result, PanopticSegments):
+            plain[task] = _segments_to_plain(result, labels["panoptic"])
         elif isinstance(result, PixelClasses):
             plain[task] = _classes_to_plain(result, labels[result.kind])
         elif isinstance(result, Vectors):
             plain[task] = [[round(v, 5) for v in row] for row in result.vectors[keep].tolist()]
     return plain
+
+
+def _segments_to_plain(found: PanopticSegments, labels: LabelSpace) -> list[dict[str, Any]]:
+    """One RLE per segment."""
+    segments = found.segments.cpu().numpy()
+    return [
+        {
+            "category": labels.names[label],
+            "thing": labels.things[label],
+            "score": round(score, 5),
+            "segmentation": encode(segments == number),
+        }
+        for number, (label, score) in enumerate(
+            zip(found.labels.tolist(), found.scores.tolist(), strict=True), 1
+        )
+    ]
 
 
 def _classes_to_plain(found: PixelClasses, labels: LabelSpace) -> list[dict[str, Any]]:

@@ -259,7 +259,6 @@ def predict(config: Config) -> dict[str, Any]:
     folder = Path(config.out) if config.out else _fresh_folder(f"{config.name}-predict")
     folder.mkdir(parents=True, exist_ok=True)
     labels = built.data.labels
-    names = labels["instances"].names if "instances" in labels else ()
     results: list[dict[str, Any]] = []
     broken: list[str] = []
     for file in files:
@@ -273,7 +272,7 @@ def predict(config: Config) -> dict[str, Any]:
         prediction = predictor.predict(rgb)
         size = {"file": str(file), "height": rgb.shape[0], "width": rgb.shape[1]}
         results.append(size | to_plain(prediction, labels, config.min_score))
-        picture = draw_prediction(rgb, prediction, names, config.min_score)
+        picture = draw_prediction(rgb, prediction, labels, config.min_score)
         save_picture(picture, folder / f"{file.stem}.jpg")
     (folder / "predictions.json").write_text(json.dumps(results))
     print(f"predicted {len(results)} of {len(files)} images → {folder}")

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 from torch import Tensor
 
 Array = NDArray[Any]
@@ -121,7 +123,7 @@ class Instances:
         rings: polygons, or None when no object has any.
         rles: object index to COCO's compressed RLE, for masks that are not polygons.
         keypoints: (N, K, 3) float32 x, y, visibility (0 absent, 1 hidden, 2 visible), or None.
-        masks: (N, h, w) uint8 at the resolution asked for, or None.
+        masks: (N, h, w) uint8 coverage of every cell, 255 is all of it, or None.
     """
 
     boxes: Array
@@ -209,6 +211,7 @@ class Targets:
         labels: (M,) int64.
         crowd: (M,) bool.
         identities: (M,) int64.
+        masks: (M, s, s) uint8 coverage of every cell, 255 is all of it, or None.
     """
 
     image: Tensor
@@ -216,11 +219,15 @@ class Targets:
     labels: Tensor
     crowd: Tensor
     identities: Tensor
+    masks: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
         """The same on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Targets(**{k: v.to(device, non_blocking=non_blocking) for k, v in moved.items()})
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {
+            k: v.to(device, non_blocking=non_blocking) for k, v in given.items() if v is not None
+        }
+        return Targets(**moved)
 
 
 @dataclass
@@ -266,33 +273,35 @@ class Batch:
 
 @dataclass(frozen=True)
 class Cells:
-    """K places in the feature pyramid.
+    """K anchors in the feature pyramid.
 
     Attributes:
-        image, level, y, x: (K,) int64; `level` indexes `levels`.
+        image, level, anchor, y, x: (K,) int64; `level` indexes `levels`.
         levels: level names, finest first.
     """
 
     image: Tensor
     level: Tensor
+    anchor: Tensor
     y: Tensor
     x: Tensor
     levels: tuple[str, ...]
 
     def gather(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """Read (K, C) vectors from per-level maps (B, C, H, W)."""
+        """Read (K, C) vectors from per-level maps (B, A, C, H, W)."""
         first = maps[self.levels[0]]
-        out = first.new_zeros(len(self.image), first.shape[1])
+        out = first.new_zeros(len(self.image), first.shape[2])
         for index, name in enumerate(self.levels):
             rows = (self.level == index).nonzero().squeeze(1)
             # Advanced indices around a slice put the gathered axis first: (k, C).
-            out[rows] = maps[name][self.image[rows], :, self.y[rows], self.x[rows]]
+            place = self.image[rows], self.anchor[rows], slice(None), self.y[rows], self.x[rows]
+            out[rows] = maps[name][place]
         return out
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Training: which cells are responsible for which target (index into `Batch.targets`)."""
+    """Training: which anchors are responsible for which target (index into `Batch.targets`)."""
 
     cells: Cells
     target: Tensor
@@ -308,8 +317,32 @@ class Kept:
     cells: Cells
 
 
+@dataclass(frozen=True)
+class MaskLogits:
+    """Decoding: a mask for every kept detection, image by image, before it is enlarged.
+
+    Attributes:
+        images: B tensors (N, h, w) of logits, in the order of the image's `Detections`.
+        found: B `Detections` that they belong to.
+        stride: input pixels per cell.
+    """
+
+    images: list[Tensor]
+    found: list[Detections]
+    stride: int
+
+
+@dataclass(frozen=True)
+class PixelLogits:
+    """Decoding: (B, C, h, w) logits of the classes of annotation kind `kind`."""
+
+    logits: Tensor
+    stride: int
+    kind: str
+
+
 Upstream = dict[str, Any]
-"""Task name to what it published for the tasks that require it (`Matches` or `Kept`)."""
+"""Task name to what it published for the tasks that require it, one of the types above."""
 
 
 # --- Predictions ----------------------------------------------------------------------------
@@ -322,6 +355,28 @@ class Detections:
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Instance masks of one image, one per detection, best first.
+
+    Attributes:
+        boxes, scores, labels: as in `Detections`.
+        rles: N masks of the original size as COCO's compressed run lengths.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    rles: list[dict[str, Any]]
+
+    def dense(self) -> Array:
+        """(N, H, W) uint8 of zeros and ones."""
+        return np.stack([coco_mask.decode(rle) for rle in self.rles]) if self.rles else _NO_MASKS
+
+
+_NO_MASKS = np.zeros((0, 0, 0), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -340,6 +395,21 @@ class PixelClasses:
 
     classes: Tensor
     kind: str
+
+
+@dataclass(frozen=True)
+class PanopticSegments:
+    """Panoptic segmentation of one image.
+
+    Attributes:
+        segments: (H, W) int32; 0 is no segment, k belongs to row k − 1 of the others.
+        labels: (S,) int64 class indices of the panoptic label space.
+        scores: (S,) of things, that of the detection; 1 for stuff.
+    """
+
+    segments: Tensor
+    labels: Tensor
+    scores: Tensor
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def main() -> None:
         ("unified: mosaic of four, HSV, masks at 160 px", MOSAIC, 4),
         ("unified: letterbox (validation), masks at 160 px", None, 4),
     ):
-        dataset = CocoDataset(split, SIZE, augment, mask_stride=stride)
+        dataset = CocoDataset(split, SIZE, augment, map_strides={"instances": stride})
         cases[name] = lambda index, dataset=dataset: dataset[(0, index)]
     base = 0.0
     for name, one in cases.items():

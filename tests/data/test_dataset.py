@@ -19,7 +19,7 @@ STRONG = AugmentConfig(mosaic=0.5, scale=0.5, translate=0.1, flip=0.5, hue=0.1, 
 
 
 def test_validation_samples_carry_every_kind(shapes: Path) -> None:
-    dataset = CocoDataset(CocoSplit(shapes, "val"), 64, None, mask_stride=4)
+    dataset = CocoDataset(CocoSplit(shapes, "val"), 64, None, map_strides={"instances": 4})
     (sample,) = dataset[(0, 0)]
     assert sample.image.shape == (64, 64, 3)
     assert sample.instances.masks.shape == (len(sample.instances), 16, 16)

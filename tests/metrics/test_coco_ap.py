@@ -59,7 +59,7 @@ def split(coco_mini: Path) -> CocoSplit:
 
 
 def make(split: CocoSplit, evaluator: str = "faster") -> CocoAP:
-    return CocoAP(split.instances_file, split.labels["instances"], evaluator)
+    return CocoAP(split, split.labels["instances"], evaluator)
 
 
 @pytest.mark.parametrize("change", [noisy, perfect])

@@ -12,20 +12,6 @@ from tasks.embedding import Memory
 from unified.data.dataset import collate
 from unified.errors import ConfigError
 from unified.inference import decode_all
-from unified.specs import Cells
-
-
-def test_cells_gather_what_lies_there() -> None:
-    maps = {"p3": torch.rand(2, 3, 8, 8), "p4": torch.rand(2, 3, 4, 4)}
-    cells = Cells(
-        image=torch.tensor([0, 1, 1]),
-        level=torch.tensor([0, 1, 0]),
-        y=torch.tensor([2, 3, 7]),
-        x=torch.tensor([5, 0, 1]),
-        levels=("p3", "p4"),
-    )
-    expected = torch.stack([maps["p3"][0, :, 2, 5], maps["p4"][1, :, 3, 0], maps["p3"][1, :, 7, 1]])
-    assert torch.equal(cells.gather(maps), expected)
 
 
 def test_every_detection_has_a_unit_vector(make: Callable) -> None:

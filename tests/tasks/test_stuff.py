@@ -27,21 +27,20 @@ def test_maps_follow_the_image(shapes: Path) -> None:
         mosaic=0.5, scale=0.4, translate=0.1, flip=0.5, min_side=0, min_visible=0
     )
     dataset = CocoDataset(
-        split, 64, augment, mask_stride=1, map_strides={"stuff": 1, "panoptic": 1}
+        split, 64, augment, map_strides={"instances": 1, "stuff": 1, "panoptic": 1}
     )
     things = [not stuff for stuff in stuff_flags(split)]
     missed, extra = [], []
     for index in range(24):
         (sample,) = dataset[(0, index)]
         stuff, panoptic = sample.maps["stuff"], sample.maps["panoptic"]
-        covered = sample.instances.masks.any(0)
+        covered = (sample.instances.masks >= 128).any(0)
         missed.append(((stuff == other) & ~covered).mean())
         extra.append((covered & (stuff != other)).mean())
         both = (stuff != IGNORE) & (panoptic != IGNORE)
         assert (np.array(things)[panoptic[both]] == (stuff[both] == other)).all()
-    # Outlines drawn as polygons reach up to a pixel further than the map.
-    assert np.mean(missed) < 0.003
-    assert np.mean(extra) < 0.06
+    assert np.mean(missed) < 0.02
+    assert np.mean(extra) < 0.02
 
 
 def stuff_flags(split: CocoSplit) -> list[bool]:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
+from unified.data.derive import document_of, masks_of, stuff_of, things_of
 from unified.data.maps import TO_CLASSES, read_labels
 from unified.data.stream import stream_object
 from unified.data.tables import AnnotationTable, Ragged, TableBuilder
 from unified.errors import DataError
-from unified.specs import Array, Instances, LabelSpace, LvisLabels, Segments
+from unified.specs import IGNORE, Array, Instances, LabelSpace, LvisLabels, Segments
 
 LABEL_FILES = {"panoptic": "panoptic_{}", "stuff": "stuff_{}_pixelmaps"}
 """Annotation kinds whose labels are pixels, and the folders that hold them."""
@@ -44,6 +46,7 @@ class CocoSplit:
         split: name of the split and of its image folder, as `train2017`.
         labels: label spaces to use, when the order of the classes is fixed already (validation
             against training, evaluation against a checkpoint); read from the files when None.
+        derive: make instance and stuff labels from panoptic ones, where the split lacks them.
 
     Attributes:
         ids, heights, widths: (N,) int64.
@@ -55,7 +58,11 @@ class CocoSplit:
     """
 
     def __init__(
-        self, root: str | Path, split: str, labels: Mapping[str, LabelSpace] | None = None
+        self,
+        root: str | Path,
+        split: str,
+        labels: Mapping[str, LabelSpace] | None = None,
+        derive: bool = False,
     ) -> None:
         self.root, self.split = Path(root), split
         if not self.root.is_dir():
@@ -76,12 +83,16 @@ class CocoSplit:
         self.captions: Ragged | None = None
         self.caption_first: Array = np.zeros(0, np.int64)
         self.segment_files: dict[str, dict[int, str]] = {}
+        self.to_classes = dict(TO_CLASSES)
+        self.derived_segment: Array | None = None
         documents = {kind: self._read(kind) for kind in present}
         self._index_images(documents)
         for kind, document in documents.items():
             self._add(kind, document, labels)
         if "person_keypoints" in self.tables:
             self._join_keypoints()
+        if derive:
+            self._derive(labels)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -98,15 +109,32 @@ class CocoSplit:
         file = self.annotation_file("instances")
         return file if file.is_file() else self.annotation_file("person_keypoints")
 
+    def instances_document(self, masks: bool) -> dict[str, Any]:
+        """The annotations that boxes or masks are scored against, as COCO's json has them."""
+        if self.derived_segment is not None:
+            return document_of(self, masks)
+        document: dict[str, Any] = json.loads(self.instances_file.read_text())
+        return document
+
     def image_file(self, index: int) -> Path:
         """The image at a position of the split."""
         return self.root / self.split / self.names.text(index)
 
     # --- What an image carries ----------------------------------------------------------
 
-    def instances(self, index: int) -> Instances | None:
-        """Objects of one image in original pixels; None where the split has no such kind."""
-        return self._instances("instances", index)
+    def instances(self, index: int, masks: bool = True) -> Instances | None:
+        """Objects of one image in original pixels; None where the split has no such kind.
+
+        Without `masks`, those that lie in a panoptic PNG stay there.
+        """
+        found = self._instances("instances", index)
+        source = self.segments("panoptic", index) if self.derived_segment is not None else None
+        if masks and found is not None and source is not None and len(found):
+            assert self.derived_segment is not None
+            size = (int(self.heights[index]), int(self.widths[index]))
+            segment = self.derived_segment[self.tables["instances"].rows(index)]
+            found.rles = dict(enumerate(masks_of(read_labels(source.file, size), segment)))
+        return found
 
     def lvis(self, index: int) -> LvisLabels | None:
         """LVIS objects and federated lists of one image."""
@@ -146,8 +174,22 @@ class CocoSplit:
         segments = self.segments(kind, index)
         if segments is None:
             return None
-        pixels = read_labels(segments.file, (int(self.heights[index]), int(self.widths[index])))
-        return TO_CLASSES[kind](warp(pixels), segments, self.labels[kind])
+        size = (int(self.heights[index]), int(self.widths[index]))
+        if Path(segments.file).suffix == ".json":
+            pixels = self._paint(kind, index, size)
+        else:
+            pixels = read_labels(segments.file, size)
+        return self.to_classes[kind](warp(pixels), segments, self.labels[kind])
+
+    def _paint(self, kind: str, index: int, size: tuple[int, int]) -> Array:
+        """Category ids (H, W) uint8 from run lengths, 0 where there is none."""
+        table = self.tables[kind]
+        rows = table.rows(index)
+        canvas = np.zeros(size, np.uint8)
+        for row in range(rows.start, rows.stop):
+            mask = coco_mask.decode({"size": list(size), "counts": table.rles[row].tobytes()})
+            canvas[mask > 0] = self.labels[kind].ids[table.labels[row]]
+        return canvas
 
     def _instances(self, kind: str, index: int) -> Instances | None:
         table = self.tables.get(kind)
@@ -223,13 +265,60 @@ class CocoSplit:
         index = {category: i for i, category in enumerate(own.ids)}
         self.tables[kind] = document.builder.build(self.position, index, len(own.keypoints))
         if kind in LABEL_FILES:
-            base = self.root / "annotations" / LABEL_FILES[kind].format(self.split)
-            # A panoptic json names its files; a stuff map has the name of its image.
-            names = document.files or {
-                row["id"]: str(Path(row["file_name"]).with_suffix(".png"))
-                for row in document.images
-            }
-            self.segment_files[kind] = {image: str(base / name) for image, name in names.items()}
+            self.segment_files[kind] = self._label_files(kind, document)
+
+    def _label_files(self, kind: str, document: Document) -> dict[int, str]:
+        """Image id → file with its pixels; the json itself where it holds them as run lengths."""
+        ids = self.labels[kind].ids
+        if len(ids) >= IGNORE or (kind == "stuff" and max(ids) >= IGNORE):
+            raise DataError(
+                f"{self.annotation_file(kind)} has {len(ids)} categories, ids up to {max(ids)}",
+                "pixel maps have one byte: use fewer than 255 categories, for stuff also ids "
+                "below 255",
+            )
+        base = self.root / "annotations" / LABEL_FILES[kind].format(self.split)
+        if kind == "stuff" and not base.is_dir():
+            if not len(self.tables[kind].rles.values):
+                raise DataError(
+                    f"stuff labels of split {self.split!r} have no pixels: there is no folder "
+                    f"{base} and {self.annotation_file(kind)} has no run lengths",
+                    "add the pixel maps, or a json with RLE segmentations",
+                )
+            return {row["id"]: str(self.annotation_file(kind)) for row in document.images}
+        # A panoptic json names its files; a stuff map has the name of its image.
+        names = document.files or {
+            row["id"]: str(Path(row["file_name"]).with_suffix(".png")) for row in document.images
+        }
+        return {image: str(base / name) for image, name in names.items()}
+
+    def _derive(self, fixed: Mapping[str, LabelSpace] | None) -> None:
+        """Fill in the kinds that the split lacks from its panoptic labels."""
+        if "panoptic" not in self.tables:
+            raise DataError(
+                f"data.derive=true, and {self.annotation_file('panoptic')} does not exist",
+                "add panoptic labels, or set data.derive=false",
+            )
+        table, space = self.tables["panoptic"], self.labels["panoptic"]
+        if "instances" not in self.tables:
+            things = things_of(table, space)
+            self._add_derived("instances", things.table, things.labels, fixed)
+            self.derived_segment = things.segment
+            self.has_instances = np.isin(self.ids, list(self.segment_files["panoptic"]))
+        if "stuff" not in self.tables:
+            self._add_derived("stuff", *stuff_of(table, space), fixed)
+            self.segment_files["stuff"] = self.segment_files["panoptic"]
+            self.to_classes["stuff"] = TO_CLASSES["panoptic"]
+
+    def _add_derived(
+        self,
+        kind: str,
+        table: AnnotationTable,
+        labels: LabelSpace,
+        fixed: Mapping[str, LabelSpace] | None,
+    ) -> None:
+        if fixed is not None and kind in fixed:
+            _check_same_labels(self.annotation_file("panoptic"), labels, fixed[kind])
+        self.tables[kind], self.labels[kind] = table, labels
 
     def _add_captions(self, document: Document) -> None:
         per_image = [document.captions.get(int(i), []) for i in self.ids]

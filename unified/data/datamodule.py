@@ -38,6 +38,7 @@ class DataConfig:
         workers: loading processes; 0 loads in the main process.
         views: augmented views per image.
         check: look at every image file before training starts.
+        derive: make instance and stuff labels from panoptic ones where a split lacks them.
         shapes: generate the embedded data set into `root`; null for real data.
     """
 
@@ -49,6 +50,7 @@ class DataConfig:
     workers: int
     views: int = 1
     check: bool = True
+    derive: bool = False
     shapes: ShapesConfig | None = None
 
     def __post_init__(self) -> None:
@@ -87,7 +89,7 @@ class DataModule(pl.LightningDataModule):
         self.map_strides: dict[str, int] = {}
 
     def serve(self, tasks: Iterable[Task]) -> None:
-        """Draw the class maps that these tasks learn from, at the strides that they ask for."""
+        """Draw the masks and class maps that these tasks learn from, at their strides."""
         for task in tasks:
             self.map_strides |= getattr(task, "maps", {})
 
@@ -98,7 +100,9 @@ class DataModule(pl.LightningDataModule):
 
     @cached_property
     def train_split(self) -> CocoSplit:
-        split = CocoSplit(self.config.root, self.config.train, self.labels)
+        split = CocoSplit(
+            self.config.root, self.config.train, self.labels, derive=self.config.derive
+        )
         _warn_of_absent_categories(split)
         if self.config.check:
             check_image_files([split.image_file(i) for i in range(len(split))])
@@ -106,7 +110,8 @@ class DataModule(pl.LightningDataModule):
 
     @cached_property
     def val_split(self) -> CocoSplit:
-        split = CocoSplit(self.config.root, self.config.val, self.labels or self.train_split.labels)
+        labels = self.labels or self.train_split.labels
+        split = CocoSplit(self.config.root, self.config.val, labels, derive=self.config.derive)
         if self.config.check:
             check_image_files([split.image_file(i) for i in range(len(split))])
         return split

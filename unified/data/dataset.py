@@ -16,7 +16,7 @@ from unified.data.augment import (
     draw_mosaic,
     draw_single,
 )
-from unified.data.coco import CocoSplit
+from unified.data.coco import LABEL_FILES, CocoSplit
 from unified.data.geometry import (
     PADDING,
     compose,
@@ -56,9 +56,9 @@ class CocoDataset(Dataset[list[Sample]]):
             plain image and the others are drawn with `view_augment`.
         seed: start of all randomness; a sample depends on (seed, epoch, position) only, not on
             the number of workers or on what was drawn before.
-        mask_stride: draw instance masks at 1/stride of the input; 0 draws none.
-        map_strides: annotation kind (`stuff`, `panoptic`) → stride of the class maps to draw.
         view_augment: augmentation of further views in validation.
+        map_strides: annotation kind → stride of what to draw: class maps of `stuff` and
+            `panoptic`, masks of `instances`.
     """
 
     def __init__(
@@ -68,12 +68,11 @@ class CocoDataset(Dataset[list[Sample]]):
         augment: AugmentConfig | None,
         views: int = 1,
         seed: int = 0,
-        mask_stride: int = 0,
         view_augment: AugmentConfig | None = None,
         map_strides: Mapping[str, int] | None = None,
     ) -> None:
         self.split, self.size, self.augment = split, size, augment
-        self.views, self.seed, self.mask_stride = views, seed, mask_stride
+        self.views, self.seed = views, seed
         self.view_augment = view_augment
         self.map_strides = dict(map_strides or {})
         space = split.labels.get("person_keypoints")
@@ -127,9 +126,11 @@ class CocoDataset(Dataset[list[Sample]]):
     ) -> Sample:
         split, index = self.split, sources[0]
         whole = len(sources) == 1
-        instances = self._move([split.instances(i) for i in sources], matrices, augment)
-        if instances is not None and self.mask_stride:
-            instances.masks = rasterise(instances, self.size, self.mask_stride)
+        mask_stride = self.map_strides.get("instances", 0)
+        objects = [split.instances(i, masks=mask_stride > 0) for i in sources]
+        instances = self._move(objects, matrices, augment)
+        if instances is not None and mask_stride:
+            instances.masks = rasterise(instances, self.size, mask_stride)
         lvis = split.lvis(index) if whole else None
         if lvis is not None:
             moved = self._move([lvis.instances], matrices, augment)
@@ -150,25 +151,21 @@ class CocoDataset(Dataset[list[Sample]]):
             captions=split.caption_texts(index) if whole else None,
             panoptic=split.segments("panoptic", index) if whole else None,
             stuff=split.segments("stuff", index) if whole else None,
-            maps={
-                kind: self._draw_map(kind, stride, sources, matrices)
-                for kind, stride in self.map_strides.items()
-            },
+            maps=self._draw_maps(sources, matrices),
         )
 
-    def _draw_map(self, kind: str, stride: int, sources: list[int], matrices: list[Array]) -> Array:
-        """(S/stride, S/stride) class indices of all source images; one warp each."""
-        side = self.size // stride
-        canvas = np.full((side, side), IGNORE, np.uint8)
-        to_map = np.array([[1 / stride, 0, 0], [0, 1 / stride, 0]])
+    def _draw_maps(self, sources: list[int], matrices: list[Array]) -> dict[str, Array]:
+        """Kind → (S/stride, S/stride) class indices of all source images; one warp each."""
+        strides = {kind: s for kind, s in self.map_strides.items() if kind in LABEL_FILES}
+        maps = {k: np.full((self.size // s,) * 2, IGNORE, np.uint8) for k, s in strides.items()}
         for index, matrix in zip(sources, matrices, strict=True):
-            place = compose(to_map, matrix)
-            classes = self.split.class_map(
-                kind, index, partial(warp_labels, matrix=place, side=side)
-            )
-            if classes is not None:
-                np.copyto(canvas, classes, where=classes != IGNORE)
-        return canvas
+            for kind, stride in strides.items():
+                place = compose(np.array([[1 / stride, 0, 0], [0, 1 / stride, 0]]), matrix)
+                warp = partial(warp_labels, matrix=place, side=self.size // stride)
+                classes = self.split.class_map(kind, index, warp)
+                if classes is not None:
+                    np.copyto(maps[kind], classes, where=classes != IGNORE)
+        return maps
 
     def _move(
         self,
@@ -210,11 +207,18 @@ def collate(groups: Sequence[list[Sample]]) -> Batch:
             labels=flat("labels", torch.int64),
             crowd=flat("crowd", torch.bool),
             identities=flat("identities", torch.int64),
+            masks=_join_masks(parts),
         ),
         labelled=torch.tensor([s.instances is not None for s in samples]),
         samples=samples,
         maps=_stack_maps(samples),
     )
+
+
+def _join_masks(parts: Sequence[Instances]) -> torch.Tensor | None:
+    """(M, s, s) of all images, or None where none were drawn."""
+    masks = [part.masks for part in parts if part.masks is not None]
+    return torch.from_numpy(np.concatenate(masks)) if masks else None
 
 
 def _stack_maps(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:

@@ -5,8 +5,9 @@ Masks are drawn once, at the end, at the resolution at which they are needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -16,7 +17,9 @@ from unified.data.tables import offsets_of
 from unified.specs import Array, Instances, Rings
 
 PADDING = (114, 114, 114)
-_SUBPIXEL_BITS = 4
+SUBPIXELS = 4
+"""Finer cells per side in which a mask's cell is drawn."""
+_FRACTION_BITS = 4
 
 
 # --- Matrices (2, 3), original pixels → target pixels ---------------------------------------
@@ -88,24 +91,58 @@ def warp_labels(pixels: Array, matrix: Array, side: int) -> Array:
 
 
 def rasterise(instances: Instances, size: int, stride: int) -> Array:
-    """Draw every object once: (N, size/stride, size/stride) uint8 of zeros and ones."""
+    """How much of every cell each object covers: (N, size/stride, size/stride) uint8, 255 is all.
+
+    Every object is drawn once, inside its box, on a grid `SUBPIXELS` times finer, and averaged.
+    """
     side = size // stride
     masks = np.zeros((len(instances), side, side), np.uint8)
-    if instances.rings is not None:
-        rings = instances.rings
-        fixed = np.rint((rings.xy / stride - 0.5) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-        pieces = np.split(fixed, rings.offsets[1:-1])
-        first = np.searchsorted(rings.owner, np.arange(len(instances) + 1))
-        for mask, begin, end in zip(masks, first[:-1], first[1:], strict=True):
-            cv2.fillPoly(mask, pieces[begin:end], 1, shift=_SUBPIXEL_BITS)
+    low = np.floor(instances.boxes[:, :2] / stride).astype(int).clip(0, side - 1)
+    high = np.ceil(instances.boxes[:, 2:] / stride).astype(int).clip(low + 1, side)
+    to_grid = SUBPIXELS / stride
+    for index, pieces in _rings_of_objects(instances):
+        (x1, y1), (x2, y2) = low[index], high[index]
+        shifted = [piece * to_grid - SUBPIXELS * low[index] for piece in pieces]
+        _shrink_onto(masks[index, y1:y2, x1:x2], _fill(shifted, (y2 - y1, x2 - x1)))
     for index, rle in instances.rles.items():
+        (x1, y1), (x2, y2) = low[index], high[index]
         source = coco_mask.decode({"size": rle["size"], "counts": rle["counts"]})
-        matrix = compose(np.array([[1 / stride, 0, 0], [0, 1 / stride, 0]]), rle["transform"])
-        shift = matrix[:, :2] @ [0.5, 0.5] + matrix[:, 2] - 0.5
-        masks[index] = cv2.warpAffine(
-            source, np.column_stack([matrix[:, :2], shift]), (side, side), flags=cv2.INTER_NEAREST
-        )
+        matrix = rle["transform"] * to_grid
+        shift = matrix[:, :2] @ [0.5, 0.5] + matrix[:, 2] - SUBPIXELS * low[index] - 0.5
+        grid = ((x2 - x1) * SUBPIXELS, (y2 - y1) * SUBPIXELS)
+        place = np.column_stack([matrix[:, :2], shift])
+        drawn = cv2.warpAffine(source * np.uint8(255), place, grid, flags=cv2.INTER_NEAREST)
+        _shrink_onto(masks[index, y1:y2, x1:x2], drawn)
     return masks
+
+
+def _rings_of_objects(instances: Instances) -> Iterator[tuple[int, list[Array]]]:
+    """Objects that have polygons, with these."""
+    rings = instances.rings
+    if rings is None:
+        return
+    pieces = np.split(rings.xy, rings.offsets[1:-1])
+    first = np.searchsorted(rings.owner, np.arange(len(instances) + 1))
+    for index, (begin, end) in enumerate(pairwise(first)):
+        if end > begin:
+            yield index, pieces[begin:end]
+
+
+def _fill(pieces: list[Array], cells: tuple[int, int]) -> Array:
+    """Polygons on the finer grid of (rows, columns) cells.
+
+    OpenCV fills every pixel that the outline touches. Half of each such pixel is outside on
+    average, and the outline is drawn once more with that value.
+    """
+    grid = np.zeros((cells[0] * SUBPIXELS, cells[1] * SUBPIXELS), np.uint8)
+    fixed = [np.rint((xy - 0.5) * (1 << _FRACTION_BITS)).astype(np.int32) for xy in pieces]
+    cv2.fillPoly(grid, fixed, 255, shift=_FRACTION_BITS)
+    cv2.polylines(grid, fixed, True, 128, shift=_FRACTION_BITS)
+    return grid
+
+
+def _shrink_onto(cells: Array, grid: Array) -> None:
+    cells[:] = cv2.resize(grid, cells.shape[::-1], interpolation=cv2.INTER_AREA)
 
 
 # --- Annotations ----------------------------------------------------------------------------

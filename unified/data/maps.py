@@ -6,6 +6,8 @@ a whole panoptic PNG costs more than all else that a sample needs.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -13,8 +15,11 @@ from unified.errors import DataError
 from unified.specs import IGNORE, Array, LabelSpace, Segments
 
 
+@lru_cache(maxsize=1)
 def read_labels(file: str, shape: tuple[int, int]) -> Array:
     """A label file as stored, (H, W) or (H, W, 3) uint8; an index image gives its indices.
+
+    The last file is remembered: masks, stuff and panoptic maps may come from the same one.
 
     Raises:
         DataError: the file is missing, broken, or not of the image's size.
@@ -48,20 +53,31 @@ def classes_of_categories(pixels: Array, segments: Segments, labels: LabelSpace)
     return np.asarray(index[pixels])
 
 
-def classes_of_segments(pixels: Array, segments: Segments, labels: LabelSpace) -> Array:
-    """Panoptic: colours (H, W, 3), which are segment ids, to uint8 class indices.
+def ids_of_colours(pixels: Array) -> Array:
+    """Panoptic colours (H, W, 3 or more) to segment ids (H, W) int32: R + 256 G + 65536 B."""
+    weights = np.array([1, 256, 65536], np.int32)
+    return np.asarray(pixels[..., :3].astype(np.int32) @ weights)
 
-    Pixels of no segment and of crowds, which may hold anything, become `IGNORE`.
+
+def number_segments(pixels: Array, segments: Segments) -> Array:
+    """Panoptic colours (H, W, 3) to rows of `segments`, from 1, as (H, W) int32.
+
+    Pixels of no segment and of crowds, which may hold anything, become 0.
     """
     if not len(segments.ids):
-        return np.full(pixels.shape[:2], IGNORE, np.uint8)
-    weights = np.array([1, 256, 65536], np.int32)
-    found = pixels[..., :3].astype(np.int32) @ weights
+        return np.zeros(pixels.shape[:2], np.int32)
+    found = ids_of_colours(pixels)
     order = np.argsort(segments.ids)
     ids = segments.ids[order].astype(np.int32)
-    classes = np.where(segments.crowd, IGNORE, segments.labels)[order].astype(np.uint8)
+    number = np.where(segments.crowd, 0, np.arange(1, len(ids) + 1))[order].astype(np.int32)
     place = np.searchsorted(ids, found).clip(max=len(ids) - 1)
-    return np.asarray(np.where(ids[place] == found, classes[place], np.uint8(IGNORE)))
+    return np.asarray(np.where(ids[place] == found, number[place], np.int32(0)))
+
+
+def classes_of_segments(pixels: Array, segments: Segments, labels: LabelSpace) -> Array:
+    """Panoptic: colours (H, W, 3) to uint8 class indices, `IGNORE` in crowds and where none is."""
+    table = np.concatenate([[IGNORE], segments.labels]).astype(np.uint8)
+    return np.asarray(table[number_segments(pixels, segments)])
 
 
 TO_CLASSES = {"stuff": classes_of_categories, "panoptic": classes_of_segments}

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from unified.data.coco import CocoSplit
 from unified.metrics.collect import Collector
+from unified.ops.rle import encode
 from unified.specs import IGNORE, Array, Batch, PixelClasses
 
 
@@ -79,13 +79,6 @@ def encode_classes(found: Array, image_id: int, categories: Sequence[int]) -> li
     """COCO-Stuff result rows of one image: image_id, category_id, segmentation."""
     rows = []
     for index in np.unique(found):
-        rle = coco_mask.encode(np.asfortranarray(found == index, dtype=np.uint8))
-        rle["counts"] = rle["counts"].decode()
-        rows.append(
-            {
-                "image_id": image_id,
-                "category_id": int(categories[int(index)]),
-                "segmentation": rle,
-            }
-        )
+        row = {"image_id": image_id, "category_id": int(categories[int(index)])}
+        rows.append(row | {"segmentation": encode(found == index)})
     return rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,25 +46,42 @@ def dice_loss(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def classes_at_original(logits: Tensor, stride: int, meta: ImageMeta) -> Tensor:
-    """(C, h, w) logits of one letterboxed input → (H, W) uint8 classes of the original image.
+    """(C, h, w) logits of one letterboxed input → (H, W) uint8 classes of the original image."""
+    return at_original(logits, stride, meta, lambda strip, top: strip.argmax(0).to(torch.uint8))
 
-    Logits are sampled bilinearly at the place of every original pixel, so that borders do not
-    inherit the steps of the map; rows are taken in strips to bound the memory.
+
+def at_original(
+    maps: Tensor, stride: int, meta: ImageMeta, reduce: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """Sample maps at every original pixel and reduce them there.
+
+    Sampling is bilinear at the pixels' centres, so that borders do not inherit the steps of the
+    maps; rows are taken in strips to bound the memory.
+
+    Args:
+        maps: (C, h, w) of one letterboxed input.
+        stride: input pixels per cell.
+        meta: of the input.
+        reduce: sampled (C, rows, W) and the number of the first row → (…, rows, W).
+
+    Returns:
+        (…, H, W).
     """
-    matrix = torch.as_tensor(meta.transform, dtype=torch.float32, device=logits.device)
-    size = torch.tensor(logits.shape[:0:-1], device=logits.device) * stride  # width, height
-    pixel = torch.arange(meta.width, device=logits.device) + 0.5
+    matrix = torch.as_tensor(meta.transform, dtype=torch.float32, device=maps.device)
+    size = torch.tensor(maps.shape[:0:-1], device=maps.device) * stride  # width, height
+    pixel = torch.arange(meta.width, device=maps.device) + 0.5
     x = (pixel * matrix[0, 0] + matrix[0, 2]) / size[0] * 2 - 1
-    pixel = torch.arange(meta.height, device=logits.device) + 0.5
+    pixel = torch.arange(meta.height, device=maps.device) + 0.5
     y = (pixel * matrix[1, 1] + matrix[1, 2]) / size[1] * 2 - 1
-    strips = []
-    for rows in torch.split(y, max(1, STRIP // (meta.width * len(logits)))):
+    strips, top = [], 0
+    for rows in torch.split(y, max(1, STRIP // (meta.width * len(maps)))):
         grid = torch.stack(torch.meshgrid(x, rows, indexing="xy"), -1)[None]
         sampled = F.grid_sample(
-            logits[None].float(), grid, padding_mode="border", align_corners=False
+            maps[None].float(), grid, padding_mode="border", align_corners=False
         )
-        strips.append(sampled[0].argmax(0).to(torch.uint8))
-    return torch.cat(strips)
+        strips.append(reduce(sampled[0], top))
+        top += len(rows)
+    return torch.cat(strips, -2)
 
 
 STRIP = 16_000_000

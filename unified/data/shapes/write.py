@@ -12,7 +12,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from unified.data.shapes.captions import describe
 from unified.data.shapes.outline import trace
@@ -32,6 +31,7 @@ from unified.data.shapes.world import (
     shape_id,
 )
 from unified.errors import ConfigError
+from unified.ops.rle import encode
 from unified.specs import Array
 
 VERSION = 9
@@ -144,11 +144,6 @@ def _as_bgr(segments: Array) -> Array:
     return np.stack([segments >> 16, segments >> 8 & 255, segments & 255], -1).astype(np.uint8)
 
 
-def _rle(mask: Array) -> Row:
-    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": rle["size"], "counts": rle["counts"].decode()}
-
-
 def _box(mask: Array) -> list[int]:
     """x, y, width, height of the tight box."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -200,7 +195,8 @@ class SplitWriter:
                 "iscrowd": 0,
             }
             self.stuff.append(
-                {"id": self._take_id(), "image_id": image["id"], "segmentation": _rle(mask)} | base
+                {"id": self._take_id(), "image_id": image["id"], "segmentation": encode(mask)}
+                | base
             )
             if value != OTHER_ID:
                 segments[mask] = 1000 + value
@@ -231,7 +227,7 @@ class SplitWriter:
             "iscrowd": int(thing.crowd),
         }
         rings, holes = ([], True) if thing.crowd else trace(mask)
-        row["segmentation"] = _rle(mask) if holes else rings
+        row["segmentation"] = encode(mask) if holes else rings
         if not thing.crowd:
             row["track_id"] = who.track_id
             self.lvis.append(

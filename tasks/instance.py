@@ -1,0 +1,116 @@
+"""Instance segmentation: a mask for every detection, assembled from shared prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from heads.instance import InstanceHead
+from unified.data.coco import CocoSplit
+from unified.errors import DataError
+from unified.metrics.coco_ap import CocoMaskAP
+from unified.ops.boxes import to_original
+from unified.ops.losses import zero_of
+from unified.ops.masks import encode_inside, mask_loss
+from unified.specs import (
+    Batch,
+    DataSpec,
+    Detections,
+    FeatureSpec,
+    Kept,
+    MaskLogits,
+    Masks,
+    Matches,
+    Upstream,
+)
+
+
+class Instance:
+    """Prototypes from the finest level, coefficients at the anchors that detection chose.
+
+    Args:
+        features, data: what trunk and data set publish.
+        per_level: anchors per cell; must be that of detection.
+        prototypes: number of shared masks.
+        width: channels of the head's stems.
+        grid: points per side at which a mask is compared with the truth inside of its box.
+        max_anchors: matched anchors per batch that enter the loss; a random choice beyond that.
+        evaluator: `faster` (faster-coco-eval) or `pycocotools`.
+        loss_weights: fixed weight of `mask`.
+
+    Publishes `MaskLogits` in decoding.
+    """
+
+    name = "instance"
+    requires = ("detection",)
+
+    def __init__(
+        self,
+        features: FeatureSpec,
+        data: DataSpec,
+        per_level: int = 3,
+        prototypes: int = 32,
+        width: int = 64,
+        grid: int = 28,
+        max_anchors: int = 512,
+        evaluator: str = "faster",
+        loss_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        if "instances" not in data.labels:
+            raise DataError(
+                "task instance needs masks, and the data set has no instances_<split>.json",
+                "add the file, set data.derive=true where there are panoptic labels, or leave "
+                "instance out: task=[…]",
+            )
+        self.labels = data.labels["instances"]
+        self.head = InstanceHead(features, per_level, prototypes, width)
+        self.maps = {"instances": self.head.stride}
+        self.grid, self.max_anchors, self.evaluator = grid, max_anchors, evaluator
+        self.loss_weights = dict(loss_weights or {})
+
+    def loss(
+        self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
+    ) -> dict[str, Tensor]:
+        """Masks of the matched anchors against those of their targets."""
+        zero = zero_of(outputs)
+        matches: Matches = upstream["detection"]
+        targets = batch.targets
+        if targets.masks is None:
+            return {"mask": zero}
+        coefficients, target = matches.cells.gather(self._per_anchor(outputs)), matches.target
+        if len(target) > self.max_anchors:
+            chosen = torch.randperm(len(target), device=target.device)[: self.max_anchors]
+            coefficients, target = coefficients[chosen], target[chosen]
+        loss = mask_loss(
+            outputs["prototypes"], coefficients, target, targets.boxes, targets.image,
+            targets.masks, self.head.stride, self.grid,
+        )  # fmt: skip
+        return {"mask": loss + zero}
+
+    def _per_anchor(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Level → (B, A, P, H, W)."""
+        return {n: outputs[n].unflatten(1, (self.head.per_cell, -1)) for n in self.head.levels}
+
+    def decode(
+        self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
+    ) -> list[Masks]:
+        """Each detection's mask inside of its box, at the original resolution."""
+        kept: Kept = upstream["detection"]
+        coefficients = kept.cells.gather(self._per_anchor(outputs))
+        logits, found, masks = [], [], []
+        for index, meta in enumerate(batch.metas):
+            rows = kept.cells.image == index
+            boxes, scores, labels = kept.boxes[rows], kept.scores[rows], kept.labels[rows]
+            own = torch.einsum("np,phw->nhw", coefficients[rows], outputs["prototypes"][index])
+            boxes = to_original(boxes, meta)
+            rles = encode_inside(own, boxes, self.head.stride, meta)
+            logits.append(own)
+            found.append(Detections(boxes, scores, labels))
+            masks.append(Masks(boxes, scores, labels, rles))
+        upstream[self.name] = MaskLogits(logits, found, self.head.stride)
+        return masks
+
+    def metric(self, truth: CocoSplit) -> CocoMaskAP:
+        return CocoMaskAP(truth, self.labels, self.evaluator)

@@ -1,0 +1,212 @@
+"""What is true scores exactly one, through every writer; what is changed, what it should."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from panopticapi.evaluation import pq_compute
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from unified.data.coco import CocoSplit
+from unified.data.dataset import collate
+from unified.data.truth import true_boxes, true_classes, true_masks, true_segments
+from unified.metrics.coco_ap import CocoAP, CocoMaskAP
+from unified.metrics.panoptic import PanopticQuality
+from unified.metrics.semantic import SemanticScores
+from unified.ops.rle import encode
+from unified.specs import Batch, ImageMeta, Masks, PanopticSegments, Sample
+
+IDENTITY = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+
+
+@pytest.fixture(params=["shapes", "real"])
+def split(request: pytest.FixtureRequest) -> CocoSplit:
+    """Generated images, and two real ones whose other labels come from the panoptic ones."""
+    if request.param == "shapes":
+        return CocoSplit(request.getfixturevalue("shapes"), "val")
+    return CocoSplit(request.getfixturevalue("coco_panoptic"), "val2017", derive=True)
+
+
+def batch_of(split: CocoSplit, index: int) -> Batch:
+    size = int(split.heights[index]), int(split.widths[index])
+    meta = ImageMeta(int(split.ids[index]), "", *size, IDENTITY)
+    return collate([[Sample(np.zeros((1, 1, 3), np.uint8), meta)]])
+
+
+def feed(metric: Any, split: CocoSplit, read: Callable[[int], Any]) -> dict[str, float]:
+    for index in range(len(split)):
+        metric.update([read(index)], batch_of(split, index))
+    scores: dict[str, float] = metric.compute()
+    return scores
+
+
+def annotations(split: CocoSplit) -> Iterator[tuple[int, int]]:
+    """(class, image) of every object that counts."""
+    for index in range(len(split)):
+        for label in true_boxes(split, index).labels.tolist():
+            yield label, index
+
+
+def test_the_truth_scores_one(split: CocoSplit) -> None:
+    labels = split.labels["instances"]
+    boxes = feed(CocoAP(split, labels), split, lambda i: true_boxes(split, i))
+    masks = feed(CocoMaskAP(split, labels), split, lambda i: true_masks(split, i))
+    stuff = feed(SemanticScores(split, "stuff"), split, lambda i: no_ignore(split, i))
+    segments = feed(PanopticQuality(split), split, lambda i: true_segments(split, i))
+    assert boxes["AP"] == masks["AP"] == masks["AR100"] == 1.0
+    assert stuff["mIoU"] == stuff["pAcc"] == 1.0
+    assert 100 * segments["PQ"] == 100 * segments["PQ_th"] == 100 * segments["PQ_st"] == 100.0
+    assert segments["SQ"] == segments["RQ"] == 1.0
+
+
+def no_ignore(split: CocoSplit, index: int) -> Any:
+    found = true_classes(split, index, "stuff")
+    found.classes[found.classes >= len(split.labels["stuff"])] = 0  # anything goes
+    return found
+
+
+def test_both_evaluators_score_masks_alike(split: CocoSplit) -> None:
+    """With masks that are shifted, so that the figure says something."""
+    labels = split.labels["instances"]
+
+    def shifted(index: int) -> Masks:
+        truth = true_masks(split, index)
+        dense = np.roll(truth.dense(), 2, 2)
+        return Masks(truth.boxes, truth.scores, truth.labels, [encode(m) for m in dense])
+
+    fast = feed(CocoMaskAP(split, labels, "faster"), split, shifted)
+    slow = feed(CocoMaskAP(split, labels, "pycocotools"), split, shifted)
+    assert 0.1 < fast["AP"] < 1.0
+    for name, value in slow.items():
+        assert fast[name] == pytest.approx(value, abs=1e-12), name
+
+
+def test_one_mask_dropped_gives_the_value_computed_by_hand(split: CocoSplit) -> None:
+    """Its class keeps precision 1 up to recall (n − 1)/n, of 101 points; the others keep 1."""
+    counts = Counter(label for label, _ in annotations(split))
+    label, image = next((k, i) for k, i in annotations(split) if counts[k] > 1)
+
+    def dropped(index: int) -> Masks:
+        truth = true_masks(split, index)
+        if index != image:
+            return truth
+        place = truth.labels.tolist().index(label)
+        keep = [i for i in range(len(truth.labels)) if i != place]
+        rles = [truth.rles[i] for i in keep]
+        return Masks(truth.boxes[keep], truth.scores[keep], truth.labels[keep], rles)
+
+    found = feed(CocoMaskAP(split, split.labels["instances"]), split, dropped)
+    recall = (counts[label] - 1) / counts[label]
+    own = (np.linspace(0, 1, 101) <= recall).sum() / 101
+    assert found["AP"] == pytest.approx((len(counts) - 1 + own) / len(counts), abs=1e-9)
+
+
+def test_one_segment_dropped_gives_the_value_computed_by_hand(split: CocoSplit) -> None:
+    """Its class: n − 1 matches of IoU 1 and one missed, (n − 1)/(n − 1/2)."""
+    counts: Counter[int] = Counter()
+    for index in range(len(split)):
+        counts.update(present(true_segments(split, index)))
+    victim = next(iter(present(true_segments(split, 0))))
+
+    def dropped(index: int) -> PanopticSegments:
+        truth = true_segments(split, index)
+        if index == 0:
+            place = present_rows(truth)[present(truth).index(victim)]
+            truth.segments[truth.segments == place + 1] = 0
+        return truth
+
+    found = feed(PanopticQuality(split), split, dropped)
+    own = (counts[victim] - 1) / (counts[victim] - 0.5)
+    assert found["PQ"] == pytest.approx((len(counts) - 1 + own) / len(counts), abs=1e-12)
+
+
+def present_rows(found: PanopticSegments) -> list[int]:
+    """Rows whose segment has pixels: crowds have none."""
+    return [int(n) - 1 for n in found.segments.unique() if n > 0]
+
+
+def present(found: PanopticSegments) -> list[int]:
+    return [int(found.labels[row]) for row in present_rows(found)]
+
+
+def test_two_classes_swapped_give_the_value_computed_by_hand(split: CocoSplit) -> None:
+    """Where both classes are never in one image, neither matches anything any more."""
+    everywhere = [set(present(true_segments(split, i))) for i in range(len(split))]
+    classes = sorted(set.union(*everywhere))
+    first, second = classes[0], classes[-1]
+
+    def swapped(index: int) -> PanopticSegments:
+        truth = true_segments(split, index)
+        labels = truth.labels.clone()
+        labels[truth.labels == first], labels[truth.labels == second] = second, first
+        return PanopticSegments(truth.segments, labels, truth.scores)
+
+    found = feed(PanopticQuality(split), split, swapped)
+    assert found["PQ"] == pytest.approx((len(classes) - 2) / len(classes), abs=1e-12)
+    assert found["SQ"] == pytest.approx((len(classes) - 2) / len(classes), abs=1e-12)
+
+
+def test_the_files_score_the_same_by_the_official_programs(
+    split: CocoSplit, tmp_path: Path
+) -> None:
+    def halved(index: int) -> PanopticSegments:
+        truth = true_segments(split, index)
+        truth.segments[: truth.segments.shape[0] // 3] = 0
+        return truth
+
+    metric = PanopticQuality(split)
+    own = feed(metric, split, halved)
+    metric.write(tmp_path)
+    truth_file = split.annotation_file("panoptic")
+    pictures = next(iter(split.segment_files["panoptic"].values()))
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = pq_compute(
+            str(truth_file), str(tmp_path / "panoptic.json"), str(Path(pictures).parent),
+            str(tmp_path / "panoptic"),
+        )  # fmt: skip
+    assert 0 < own["PQ"] < 1
+    for ours, group in (("", "All"), ("_th", "Things"), ("_st", "Stuff")):
+        assert own[f"PQ{ours}"] == pytest.approx(theirs[group]["pq"], abs=1e-12)
+        assert own[f"RQ{ours}"] == pytest.approx(theirs[group]["rq"], abs=1e-12)
+
+    masks = CocoMaskAP(split, split.labels["instances"])
+    own_ap = feed(masks, split, lambda i: true_masks(split, i))["AP"]
+    masks.write(tmp_path)
+    (tmp_path / "truth.json").write_text(json.dumps(split.instances_document(masks=True)))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(tmp_path / "truth.json"))
+        evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "segm.json")), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(own_ap, abs=1e-12)
+
+
+def test_an_image_that_lacks_a_kind_is_not_scored(shapes: Path, tmp_path: Path) -> None:
+    """Instances of some images only: the others are no misses and no errors."""
+    root = tmp_path / "mixed"
+    shutil.copytree(shapes, root)
+    file = root / "annotations" / "instances_val.json"
+    document = json.loads(file.read_text())
+    gone = {row["id"] for row in document["images"][6:]}
+    document["images"] = document["images"][:6]
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] not in gone]
+    file.write_text(json.dumps(document))
+    (root / "annotations" / "person_keypoints_val.json").unlink()
+    split = CocoSplit(root, "val")
+    metric = CocoMaskAP(split, split.labels["instances"])
+    for index in range(len(split)):
+        found = true_masks(split, min(index, 5))
+        metric.update([found], batch_of(split, index))
+    assert len(metric.records) == 6
+    assert metric.compute()["AP"] == 1.0

@@ -1,0 +1,111 @@
+"""Instance and stuff labels from panoptic ones, for data that has only these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from unified.data.maps import ids_of_colours
+from unified.data.tables import AnnotationTable, offsets_of
+from unified.ops.rle import as_json
+from unified.specs import Array, LabelSpace
+
+if TYPE_CHECKING:
+    from unified.data.coco import CocoSplit
+
+OTHER = "other"
+"""COCO-Stuff's category for every pixel of a thing."""
+OTHER_ID = 183
+
+
+@dataclass
+class Things:
+    """The countable segments of a panoptic table as instances.
+
+    Attributes:
+        table: their annotations; ids are unique in the split, as the evaluators require.
+        labels: the thing categories.
+        segment: (A,) the segment id that each instance has in its image's PNG.
+    """
+
+    table: AnnotationTable
+    labels: LabelSpace
+    segment: Array
+
+
+def things_of(table: AnnotationTable, labels: LabelSpace) -> Things:
+    """Boxes, areas and crowds as the panoptic json has them; masks stay in the PNGs."""
+    things = np.array(labels.things, bool)
+    keep = things[table.labels]
+    owner = np.repeat(np.arange(len(table.first) - 1), np.diff(table.first))[keep]
+    ids = np.arange(1, keep.sum() + 1, dtype=np.int64)
+    chosen = [i for i, thing in enumerate(labels.things) if thing]
+    own = replace(
+        table,
+        first=offsets_of(np.bincount(owner, minlength=len(table.first) - 1)),
+        ids=ids,
+        identities=ids,
+        labels=(np.cumsum(things) - 1)[table.labels[keep]],
+        boxes=table.boxes[keep],
+        areas=table.areas[keep],
+        crowd=table.crowd[keep],
+        ring_first=np.zeros(len(ids) + 1, np.int64),
+        rles=replace(table.rles, offsets=np.zeros(len(ids) + 1, np.int64)),
+        keypoint_row=np.full(len(ids), -1),
+    )
+    space = LabelSpace(
+        ids=tuple(labels.ids[i] for i in chosen),
+        names=tuple(labels.names[i] for i in chosen),
+        things=(True,) * len(chosen),
+    )
+    return Things(own, space, table.ids[keep])
+
+
+def stuff_of(table: AnnotationTable, labels: LabelSpace) -> tuple[AnnotationTable, LabelSpace]:
+    """The same segments, things under one category `other`."""
+    chosen = [i for i, thing in enumerate(labels.things) if not thing]
+    taken = [labels.ids[i] for i in chosen]
+    other = OTHER_ID if OTHER_ID not in taken else max(taken) + 1
+    ids = sorted([*taken, other])
+    name = dict(zip(taken, (labels.names[i] for i in chosen), strict=True)) | {other: OTHER}
+    class_of = np.full(len(labels), ids.index(other), np.int64)
+    class_of[chosen] = [ids.index(category) for category in taken]
+    space = LabelSpace(
+        ids=tuple(ids), names=tuple(name[i] for i in ids), things=(False,) * len(ids)
+    )
+    return replace(table, labels=class_of[table.labels]), space
+
+
+def masks_of(pixels: Array, segment: Array) -> list[dict[str, Any]]:
+    """Compressed run lengths of the segments (N,) in a panoptic PNG (H, W, 3)."""
+    found = ids_of_colours(pixels)
+    stack = np.asfortranarray(found[..., None] == segment, dtype=np.uint8)
+    return list(coco_mask.encode(stack))
+
+
+def document_of(split: CocoSplit, masks: bool) -> dict[str, Any]:
+    """Derived instances as the json that an evaluator reads; masks cost one PNG per image."""
+    table, labels = split.tables["instances"], split.labels["instances"]
+    images, rows = [], []
+    for index in np.flatnonzero(split.has_instances).tolist():
+        image_id = int(split.ids[index])
+        size = {"height": int(split.heights[index]), "width": int(split.widths[index])}
+        images.append({"id": image_id} | size)
+        found = split.instances(index, masks)
+        assert found is not None
+        areas = table.areas[table.rows(index)].tolist()
+        for place, (x1, y1, x2, y2) in enumerate(found.boxes.tolist()):
+            row = {
+                "id": int(found.ids[place]),
+                "image_id": image_id,
+                "category_id": labels.ids[int(found.labels[place])],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": areas[place],
+                "iscrowd": int(found.crowd[place]),
+            }
+            rows.append(row | ({"segmentation": as_json(found.rles[place])} if masks else {}))
+    categories = [{"id": i, "name": n} for i, n in zip(labels.ids, labels.names, strict=True)]
+    return {"images": images, "annotations": rows, "categories": categories}

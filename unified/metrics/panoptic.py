@@ -1,0 +1,133 @@
+"""Panoptic quality by panopticapi, from the files that a user could submit."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from unified.data.coco import CocoSplit
+from unified.errors import ConfigError
+from unified.metrics.collect import Collector
+from unified.specs import Batch, PanopticSegments
+
+GROUPS = {"": None, "_th": True, "_st": False}
+"""Suffix of a metric's name → which categories it is the mean of."""
+
+
+class PanopticQuality(Collector[tuple[bytes, list[dict[str, Any]]]]):
+    """PQ, SQ and RQ (Kirillov et al. 2019, section 4), of all categories, things and stuff.
+
+    Fractions of one; publications give them times 100. A record is (PNG file, segments_info).
+    """
+
+    primary = "PQ"
+
+    def __init__(self, truth: CocoSplit) -> None:
+        super().__init__()
+        if find_spec("panopticapi") is None:
+            raise ConfigError(
+                "task panoptic is scored by panopticapi, which is not installed",
+                "pip install --no-deps panopticapi-lite",
+            )
+        self.truth, self.labels = truth, truth.labels["panoptic"]
+
+    @cached_property
+    def annotations(self) -> dict[int, dict[str, Any]]:
+        """Image id → its annotation in the json of the split."""
+        document = json.loads(self.truth.annotation_file("panoptic").read_text())
+        return {row["image_id"]: row for row in document["annotations"]}
+
+    def update(self, predictions: Sequence[PanopticSegments], batch: Batch) -> None:
+        for meta, found in zip(batch.metas, predictions, strict=True):
+            labelled = meta.image_id in self.truth.segment_files["panoptic"]
+            if meta.view == 0 and labelled:
+                self.records[meta.image_id] = encode_segments(found, self.labels.ids)
+
+    def compute(self) -> dict[str, float]:
+        self.gather()
+        names = [f"{m}{suffix}" for suffix in GROUPS for m in ("PQ", "SQ", "RQ")]
+        if not self.records:
+            return dict.fromkeys(names, 0.0)
+        categories = {
+            i: {"id": i, "isthing": int(thing)}
+            for i, thing in zip(self.labels.ids, self.labels.things, strict=True)
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            found = self._write(Path(folder))
+            stat = _count(
+                [(self.annotations[row["image_id"]], row) for row in found],
+                str(Path(self.truth.segment_files["panoptic"][found[0]["image_id"]]).parent),
+                folder,
+                categories,
+            )
+        scores: dict[str, float] = {}
+        for suffix, isthing in GROUPS.items():
+            # panopticapi divides by the number of categories that occur.
+            occurs = any(
+                sum((stat[i].tp, stat[i].fp, stat[i].fn))
+                for i, c in categories.items()
+                if isthing is None or bool(c["isthing"]) == isthing
+            )
+            mean = stat.pq_average(categories, isthing)[0] if occurs else {}
+            scores |= {f"{m}{suffix}": float(mean.get(m.lower(), 0.0)) for m in ("PQ", "SQ", "RQ")}
+        return scores
+
+    def write(self, folder: Path) -> None:
+        """`panoptic.json` and `panoptic/*.png`, COCO's result format."""
+        pictures = folder / "panoptic"
+        pictures.mkdir(exist_ok=True)
+        (folder / "panoptic.json").write_text(json.dumps({"annotations": self._write(pictures)}))
+
+    def _write(self, folder: Path) -> list[dict[str, Any]]:
+        """PNGs into `folder`; returns the annotations that belong to them."""
+        rows = []
+        for key, (png, info) in self.records.items():
+            name = Path(self.annotations[key]["file_name"]).name
+            (folder / name).write_bytes(png)
+            rows.append(
+                {"image_id": key, "file_name": name, "segments_info": [dict(row) for row in info]}
+            )
+        return rows
+
+    def curves(self) -> dict[str, tuple[Any, Any]]:
+        return {}
+
+
+def encode_segments(
+    found: PanopticSegments, categories: Sequence[int]
+) -> tuple[bytes, list[dict[str, Any]]]:
+    """The PNG, whose colours are segment numbers, and `segments_info` of one image."""
+    segments = found.segments.cpu().numpy()
+    colours = np.stack([segments & 255, segments >> 8 & 255, segments >> 16], -1).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(colours).save(stream, "PNG", compress_level=1)
+    present = np.bincount(segments.ravel(), minlength=len(found.labels) + 1)[1:]
+    info = [
+        {"id": number, "category_id": int(categories[label])}
+        for number, label in enumerate(found.labels.tolist(), 1)
+        if present[number - 1]
+    ]
+    return stream.getvalue(), info
+
+
+def _count(
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]],
+    truth: str,
+    found: str,
+    categories: dict[int, dict[str, Any]],
+) -> Any:
+    """panopticapi's counts of matched and unmatched segments per category."""
+    from panopticapi.evaluation import pq_compute_single_core
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        return pq_compute_single_core(0, pairs, truth, found, categories)
