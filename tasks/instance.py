@@ -36,7 +36,6 @@ class Instance:
         prototypes: number of shared masks.
         width: channels of the head's stems.
         grid: points per side at which a mask is compared with the truth inside of its box.
-        max_anchors: matched anchors per batch that enter the loss; a random choice beyond that.
         evaluator: `faster` (faster-coco-eval) or `pycocotools`.
         loss_weights: fixed weight of `mask`.
 
@@ -54,7 +53,6 @@ class Instance:
         prototypes: int = 32,
         width: int = 64,
         grid: int = 28,
-        max_anchors: int = 512,
         evaluator: str = "faster",
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
@@ -67,7 +65,7 @@ class Instance:
         self.labels = data.labels["instances"]
         self.head = InstanceHead(features, per_level, prototypes, width)
         self.maps = {"instances": self.head.stride}
-        self.grid, self.max_anchors, self.evaluator = grid, max_anchors, evaluator
+        self.grid, self.evaluator = grid, evaluator
         self.loss_weights = dict(loss_weights or {})
 
     def loss(
@@ -79,12 +77,9 @@ class Instance:
         targets = batch.targets
         if targets.masks is None:
             return {"mask": zero}
-        coefficients, target = matches.cells.gather(self._per_anchor(outputs)), matches.target
-        if len(target) > self.max_anchors:
-            chosen = torch.randperm(len(target), device=target.device)[: self.max_anchors]
-            coefficients, target = coefficients[chosen], target[chosen]
+        coefficients = matches.cells.gather(self._per_anchor(outputs))
         loss = mask_loss(
-            outputs["prototypes"], coefficients, target, targets.boxes, targets.image,
+            outputs["prototypes"], coefficients, matches.target, targets.boxes, targets.image,
             targets.masks, self.head.stride, self.grid,
         )  # fmt: skip
         return {"mask": loss + zero}

@@ -8,6 +8,6 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
-for name in ("annotations", "loading", "cost", "shapes", "real", "arms", "stuff"):
+for name in ("annotations", "loading", "cost", "shapes", "real", "arms", "segmentation", "tasks"):
     print(f"--- {name}", flush=True)
     subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=True)

@@ -42,21 +42,21 @@ def make(codes: bool) -> tuple[UnifiedModel, Detection]:
     return model.to(memory_format=torch.channels_last), task
 
 
-def make_batch() -> Batch:
+def make_batch(size: int = SIZE, objects: int = 28) -> Batch:
     rng = np.random.default_rng(0)
-    corner = rng.uniform(0, SIZE * 0.6, (28, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(10, SIZE * 0.4, (28, 2))], 1)
+    corner = rng.uniform(0, size * 0.6, (objects, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(10, size * 0.4, (objects, 2))], 1)
     return Batch(
-        images=torch.randint(0, 255, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8).contiguous(
+        images=torch.randint(0, 255, (BATCH, 3, size, size), dtype=torch.uint8).contiguous(
             memory_format=torch.channels_last
         ),
         metas=[],
         targets=Targets(
-            image=torch.arange(28) % BATCH,
+            image=torch.arange(objects) % BATCH,
             boxes=torch.tensor(boxes, dtype=torch.float32),
-            labels=torch.arange(28) % 80,
-            crowd=torch.zeros(28, dtype=torch.bool),
-            identities=torch.arange(28),
+            labels=torch.arange(objects) % 80,
+            crowd=torch.zeros(objects, dtype=torch.bool),
+            identities=torch.arange(objects),
         ),
         labelled=torch.ones(BATCH, dtype=torch.bool),
     )

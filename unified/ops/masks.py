@@ -60,8 +60,22 @@ def mask_loss(
 
     basis = read(prototypes, image[used]).flatten(2)  # (U, P, grid²)
     truth = read(masks[used, None].float() / 255, torch.arange(len(used), device=used.device))
-    logits = torch.einsum("kp,kpr->kr", coefficients[known].float(), basis[row])
+    # One slot per anchor of each object: a product of small matrices instead of a copy of the
+    # prototypes per anchor.
+    slot = _position_in_group(row)
+    slots = basis.new_zeros(len(used), int(slot.max()) + 1, basis.shape[1])
+    slots = slots.index_put((row, slot), coefficients[known].float())
+    logits = torch.bmm(slots, basis)[row, slot]
     return F.binary_cross_entropy_with_logits(logits, truth.flatten(1)[row])
+
+
+def _position_in_group(group: Tensor) -> Tensor:
+    """(K,) how many earlier rows have the same (K,) group number."""
+    order = group.argsort(stable=True)
+    counts = torch.bincount(group)
+    position = torch.empty_like(group)
+    position[order] = _ramps(counts)
+    return position
 
 
 def encode_inside(
