@@ -109,23 +109,85 @@ def test_predict_writes_pictures_and_json(
     assert len(json.loads((tmp_path / "glob" / "predictions.json").read_text())) == 3
 
 
-def test_pixel_classes_reach_files_and_pictures(
-    shapes: Path, small: list[str], run_command: Command, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def segmented(
+    shapes: Path, small: list[str], run_command: Command, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A short run of detection and the three segmentation tasks, with codes."""
+    folder = tmp_path_factory.mktemp("segmented") / "run"
     run_command(
-        "train", *small, "task=[stuff]", "trainer=smoke", "logger=none", "out=run", cwd=tmp_path
+        "train", *small, "experiment=iseg", "trainer=smoke", "logger=none", f"out={folder}",
+        cwd=folder.parent,
+    )  # fmt: skip
+    return folder
+
+
+def test_segmentation_leaves_the_official_files(segmented: Path, shapes: Path) -> None:
+    split = CocoSplit(shapes, "val")
+    metrics = json.loads((segmented / "results.json").read_text())["metrics"]
+    assert {"AP", "AP50", "AR100"} <= set(metrics["instance"])
+    assert set(metrics["stuff"]) == {"mIoU", "fwIoU", "mAcc", "pAcc"}
+    assert {"PQ", "SQ", "RQ", "PQ_th", "PQ_st"} <= set(metrics["panoptic"])
+    boxes = json.loads((segmented / "bbox.json").read_text())
+    masks = json.loads((segmented / "segm.json").read_text())
+    assert [(r["image_id"], r["score"]) for r in masks] == pytest.approx(
+        [(r["image_id"], r["score"]) for r in boxes]
     )
-    rows = json.loads((tmp_path / "run" / "stuff.json").read_text())
-    assert {r["image_id"] for r in rows} == set(CocoSplit(shapes, "val").ids.tolist())
+    assert masks[0]["segmentation"]["size"] == [64, 64]
+    stuff = json.loads((segmented / "stuff.json").read_text())
+    assert {r["image_id"] for r in stuff} == set(split.ids.tolist())
+    panoptic = json.loads((segmented / "panoptic.json").read_text())["annotations"]
+    assert {r["image_id"] for r in panoptic} == set(split.ids.tolist())
+    for row in panoptic:
+        pixels = np.asarray(Image.open(segmented / "panoptic" / row["file_name"])).astype(int)
+        found = set(np.unique(pixels @ [1, 256, 65536])) - {0}
+        assert found == {s["id"] for s in row["segments_info"]}
+    assert (segmented / "predictions.jpg").is_file()
+
+
+def test_eval_repeats_the_segmentation_scores(
+    segmented: Path, run_command: Command, tmp_path: Path
+) -> None:
+    run_command("eval", f"ckpt={segmented}", "out=scored", cwd=tmp_path)
+    ours = json.loads((tmp_path / "scored" / "results.json").read_text())["metrics"]
+    theirs = json.loads((segmented / "results.json").read_text())["metrics"]
+    for task, values in theirs.items():
+        assert ours[task] == pytest.approx(values, abs=1e-9)
+
+
+def test_segmentation_reaches_files_and_pictures(
+    segmented: Path, shapes: Path, run_command: Command, tmp_path: Path
+) -> None:
     with Image.open(next((shapes / "val").glob("*.jpg"))) as image:
         image.resize((100, 70)).save(tmp_path / "wide.jpg")
-    run_command("predict", "ckpt=run", "source=wide.jpg", "out=seen", cwd=tmp_path)
+    run_command(
+        "predict", f"ckpt={segmented}", "source=wide.jpg", "min_score=0.0001", "out=seen",
+        cwd=tmp_path,
+    )  # fmt: skip
     (found,) = json.loads((tmp_path / "seen" / "predictions.json").read_text())
-    masks = [coco_mask.decode(row["segmentation"]) for row in found["stuff"]]
-    assert masks[0].shape == (70, 100)
-    assert (sum(masks) == 1).all(), "every pixel has one class"
+    classes = [coco_mask.decode(row["segmentation"]) for row in found["stuff"]]
+    assert classes[0].shape == (70, 100)
+    assert (sum(classes) == 1).all(), "every pixel has one class"
+    segments = [coco_mask.decode(row["segmentation"]) for row in found["panoptic"]]
+    assert (sum(segments) <= 1).all(), "no pixel has two segments"
+    assert len(found["instance"]) == len(found["detection"]) > 0
+    assert found["instance"][0]["size"] == [70, 100]
     drawn = np.asarray(Image.open(tmp_path / "seen" / "wide.jpg"))
-    assert drawn.shape[:2] == (140, 200)
+    assert drawn.shape[0] >= 140
+    assert drawn.shape[1] == 3 * 200, "objects, stuff and panoptic side by side"
+
+
+def test_the_three_tasks_learn_from_panoptic_labels_alone(
+    coco_panoptic: Path, run_command: Command, tmp_path: Path
+) -> None:
+    run_command(
+        "train", "experiment=iseg", "data=coco", f"data.root={coco_panoptic}",
+        "data.train=val2017", "data.val=val2017", "data.derive=true", "data.image_size=128",
+        "data.batch_size=2", "data.workers=0", "trainer=smoke", "trainer.accelerator=cpu",
+        "logger=none", "out=run", cwd=tmp_path,
+    )  # fmt: skip
+    metrics = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]
+    assert set(metrics) == {"detection", "instance", "stuff", "panoptic"}
 
 
 def test_python_api_takes_every_kind_of_image(trained: Path, shapes: Path) -> None:

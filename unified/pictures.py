@@ -186,15 +186,16 @@ def _draw_classes(image: Array, found: PixelClasses, names: Sequence[str], scale
 def _draw_segments(
     image: Array, found: PanopticSegments, names: Sequence[str], scale: int
 ) -> Array:
-    """Tint segments, those of one thing class in different colours; white borders; names."""
+    """Tint segments, each object of a class a little differently; white borders; names."""
     segments = _enlarge(found.segments.cpu().numpy(), scale)
-    numbers = np.append(IGNORE, 7 * np.arange(len(found.labels)) % IGNORE).astype(np.uint8)
-    picture = tint(image, numbers[segments])
+    labels = found.labels.tolist()
+    earlier = [labels[:k].count(label) for k, label in enumerate(labels)]
+    colours = [(label + 21 * n) % IGNORE for label, n in zip(labels, earlier, strict=True)]
+    picture = tint(image, np.array([IGNORE, *colours], np.uint8)[segments])
     border = np.zeros(segments.shape, bool)
     border[:, 1:] |= segments[:, 1:] != segments[:, :-1]
     border[1:] |= segments[1:] != segments[:-1]
     picture[border] = 255
-    labels = found.labels.tolist()
     regions = [(names[label], segments == k) for k, label in enumerate(labels, 1)]
     return _name_regions(picture, regions)
 

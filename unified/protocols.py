@@ -89,10 +89,10 @@ class Task(Protocol):
         requires: tasks whose published results it reads.
         loss_weights: loss name → its fixed weight within the task.
 
-    A task that learns from class maps has `maps`, annotation kind → stride; the data then draws
-    them into `Batch.maps`. A task may also have `memory`, an `nn.Module` of buffers that its
-    loss keeps between steps. It moves to the device and into the checkpoints with the network,
-    but is no part of it.
+    A task that learns from pixels has `maps`, annotation kind → stride; the data then draws class
+    maps of `stuff` and `panoptic` into `Batch.maps`, masks of `instances` into `Targets.masks`.
+    A task may also have `memory`, an `nn.Module` of buffers that its loss keeps between steps. It
+    moves to the device and into the checkpoints with the network, but is no part of it.
     """
 
     name: str

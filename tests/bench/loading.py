@@ -5,12 +5,17 @@ python tests/bench/loading.py
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from results import REAL, table, write
 from torchvision import tv_tensors
@@ -22,6 +27,7 @@ from unified.data.coco import CocoSplit
 from unified.data.dataset import CocoDataset
 
 SIZE, REPEATS = 640, 3
+ALL_KINDS = ("instances", "stuff", "panoptic")
 AFFINE = AugmentConfig(scale=0.5, translate=0.1, flip=0.5, hue=0.015, saturation=0.7, value=0.4)
 MOSAIC = AugmentConfig(**{**vars(AFFINE), "mosaic": 1.0})
 
@@ -67,12 +73,49 @@ def torchvision_sample(split: CocoSplit, coco: COCO) -> Callable[[int], object]:
     return sample
 
 
+def write_all_labels(root: Path) -> None:
+    """The two real panoptic images with every label that COCO has for them, in files of its own.
+
+    The sample has panoptic labels only: polygons and stuff maps are made from these.
+    """
+    source = REAL / "coco-panoptic-sample"
+    shutil.copytree(source, root)
+    split = CocoSplit(source, "val2017", derive=True)
+    annotations = root / "annotations"
+    document = split.instances_document(masks=True)
+    for row in document["annotations"]:
+        mask = coco_mask.decode(row["segmentation"])
+        rings, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        row["segmentation"] = [ring.astype(float).ravel().tolist() for ring in rings]
+    images = [
+        row | {"file_name": split.image_file(index).name}
+        for index, row in enumerate(document["images"])
+    ]
+    (annotations / "instances_val2017.json").write_text(json.dumps(document | {"images": images}))
+    labels = split.labels["stuff"]
+    stuff = {
+        "images": images,
+        "annotations": [],
+        "categories": [
+            {"id": i, "name": n, "isthing": 0}
+            for i, n in zip(labels.ids, labels.names, strict=True)
+        ],
+    }
+    (annotations / "stuff_val2017.json").write_text(json.dumps(stuff))
+    maps = annotations / "stuff_val2017_pixelmaps"
+    maps.mkdir()
+    ids = np.zeros(256, np.uint8)
+    ids[: len(labels)] = labels.ids
+    for index in range(len(split)):
+        file = maps / split.image_file(index).with_suffix(".png").name
+        cv2.imwrite(str(file), ids[split.class_map("stuff", index)])
+
+
 def main() -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     split = CocoSplit(REAL / "coco-mini", "train2017")
     coco = COCO(str(split.instances_file))
-    rows = []
     cases: dict[str, Callable[[int], object]] = {
         "torchvision v2: affine, flip, colour, masks": torchvision_sample(split, coco)
     }
@@ -85,22 +128,42 @@ def main() -> None:
     ):
         dataset = CocoDataset(split, SIZE, augment, map_strides={"instances": stride})
         cases[name] = lambda index, dataset=dataset: dataset[(0, index)]
-    base = 0.0
-    for name, one in cases.items():
-        rate = per_second(one, len(split))
-        base = base or rate
-        rows.append([name, f"{rate:.0f}", f"{rate / base:.1f}×"])
-        print(rows[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "all"
+        write_all_labels(root)
+        every, only = CocoSplit(root, "val2017"), REAL / "coco-panoptic-sample"
+        derived = CocoSplit(only, "val2017", derive=True)
+        for name, source, kinds in (
+            ("the two panoptic images: no pixel labels", every, ()),
+            ("the same: masks, stuff and panoptic maps", every, ALL_KINDS),
+            ("the same, masks and stuff derived from panoptic", derived, ALL_KINDS),
+        ):
+            dataset = CocoDataset(source, SIZE, AFFINE, map_strides=dict.fromkeys(kinds, 4))
+            cases[name] = lambda index, dataset=dataset: dataset[(index, index % 2)]
+        rows = measure(cases, len(split))
     write(
         "loading",
         "Data loading at 640 px",
         "python tests/bench/loading.py",
         [
             "One process, one thread, the 80 training images of `coco-mini`, all labels moved with "
-            "the image. A mosaic reads four files for each image it delivers.",
+            "the image. A mosaic reads four files for each image it delivers. The last rows are the "
+            "two images of `coco-panoptic-sample`, over and over, with pixel labels at 160 px: they "
+            "are the largest part of COCO's label files.",
             table(["work", "images/s per core", "ratio"], rows),
         ],
     )
+
+
+def measure(cases: dict[str, Callable[[int], object]], count: int) -> list[list[str]]:
+    rows: list[list[str]] = []
+    base = 0.0
+    for name, one in cases.items():
+        rate = per_second(one, count)
+        base = base or rate
+        rows.append([name, f"{rate:.0f}", f"{rate / base:.1f}×"])
+        print(rows[-1])
+    return rows
 
 
 if __name__ == "__main__":

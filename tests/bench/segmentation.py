@@ -10,7 +10,12 @@ from typing import Any
 from results import REAL, ROOT, table, train, write
 
 RUNS = ROOT / "runs" / "segmentation"
-SHAPES = ["experiment=iseg", "trainer.max_epochs=16", "logger=none"]
+SHAPES = [
+    "experiment=iseg",
+    "trainer.max_epochs=15",
+    "trainer.check_val_every_n_epoch=5",
+    "logger=none",
+]
 PANOPTIC = [
     "experiment=iseg",
     "data=coco",

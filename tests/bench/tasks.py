@@ -8,6 +8,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 
 import torch
 from cost import ANCHORS, forward, interleaved, make_batch
@@ -41,7 +42,12 @@ LABELS = {
 
 def make(tasks: str, size: int) -> Built:
     with initialize_config_module("conf", version_base="1.3"):
-        overrides = [f"task=[{tasks}]", "trunk=yolor_csp", "implicit=vector", f"data.image_size={size}"]
+        overrides = [
+            f"task=[{tasks}]",
+            "trunk=yolor_csp",
+            "implicit=vector",
+            f"data.image_size={size}",
+        ]
         config = validate(compose("config", [*overrides, f"task.detection.anchors={ANCHORS}"]))
     return build(config, DataSpec(LABELS, size))
 
@@ -62,7 +68,7 @@ def labelled_batch(size: int) -> Batch:
     return batch
 
 
-def training_step(built: Built, batch: Batch):  # noqa: ANN201
+def training_step(built: Built, batch: Batch) -> Callable[[], None]:
     built.model.train()
     optimizer = torch.optim.SGD(built.model.parameters(), lr=1e-5, momentum=0.9, nesterov=True)
 

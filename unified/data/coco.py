@@ -106,6 +106,8 @@ class CocoSplit:
     @property
     def instances_file(self) -> Path:
         """The json that boxes come from."""
+        if self.derived_segment is not None:
+            return self.annotation_file("panoptic")
         file = self.annotation_file("instances")
         return file if file.is_file() else self.annotation_file("person_keypoints")
 
