@@ -26,6 +26,9 @@ from unified.specs import (
     Upstream,
 )
 
+FINER = 2
+"""Masks are drawn this many times finer than prototypes, which are compared between cells too."""
+
 
 class Instance:
     """Prototypes from the finest level, coefficients at the anchors that detection chose.
@@ -64,7 +67,7 @@ class Instance:
             )
         self.labels = data.labels["instances"]
         self.head = InstanceHead(features, per_level, prototypes, width)
-        self.maps = {"instances": self.head.stride}
+        self.maps = {"instances": self.head.stride // FINER}
         self.grid, self.evaluator = grid, evaluator
         self.loss_weights = dict(loss_weights or {})
 

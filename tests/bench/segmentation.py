@@ -5,6 +5,7 @@ python tests/bench/segmentation.py
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from results import REAL, ROOT, table, train, write
@@ -12,6 +13,9 @@ from results import REAL, ROOT, table, train, write
 RUNS = ROOT / "runs" / "segmentation"
 SHAPES = [
     "experiment=iseg",
+    "task.instance.width=32",
+    "task.stuff.width=32",
+    "task.panoptic.width=32",
     "trainer.max_epochs=15",
     "trainer.check_val_every_n_epoch=5",
     "logger=none",
@@ -76,6 +80,8 @@ def main() -> None:
         row("two real panoptic images, learnt", train(RUNS / "panoptic", *PANOPTIC)),
         row("coco-mini, the 80 learnt images", train(RUNS / "mini", *MINI)),
     ]
+    pictures = ROOT / "docs" / "images"
+    shutil.copy(RUNS / "shapes" / "predictions.jpg", pictures / "segmentation.jpg")
     write(
         "segmentation",
         "Segmentation on generated and real images",

@@ -55,8 +55,8 @@ def make(tasks: str, size: int) -> Built:
 def labelled_batch(size: int) -> Batch:
     """Boxes of the cost bench with masks that fill them, and maps of random classes."""
     batch = make_batch(size, 7 * BATCH)
-    side = size // 4
-    cell = torch.arange(side) * 4 + 2
+    side = size // 4  # of the class maps; masks are twice as fine
+    cell = torch.arange(size // 2) * 2 + 1
     boxes = batch.targets.boxes
     across = (cell >= boxes[:, :1]) & (cell < boxes[:, 2:3])
     down = (cell >= boxes[:, 1:2]) & (cell < boxes[:, 3:])

@@ -41,7 +41,7 @@ def mask_loss(
         target: (K,) which of the M objects each anchor is matched to.
         boxes: (M, 4) in input pixels.
         image: (M,) position in the batch.
-        masks: (M, h, w) uint8 coverage at the resolution of the prototypes.
+        masks: (M, s, s) uint8 coverage, at any resolution of the same input.
         stride: input pixels per prototype cell.
         grid: points per side.
 
@@ -51,10 +51,10 @@ def mask_loss(
     used, row = torch.unique(target[known], return_inverse=True)
     if not len(used):
         return coefficients.sum() * 0.0
-    corners, scale = boxes[used].float(), 1 / stride
+    corners, side = boxes[used].float(), stride * prototypes.shape[-1]
 
     def read(maps: Tensor, owner: Tensor) -> Tensor:
-        places = torch.cat([owner[:, None].float(), corners], 1)
+        places, scale = torch.cat([owner[:, None].float(), corners], 1), maps.shape[-1] / side
         points: Tensor = roi_align(maps.float(), places, grid, scale, 1, aligned=True)
         return points
 
