@@ -5,9 +5,9 @@ python tests/bench/segmentation.py
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
+from PIL import Image
 from results import REAL, ROOT, table, train, write
 
 RUNS = ROOT / "runs" / "segmentation"
@@ -80,8 +80,9 @@ def main() -> None:
         row("two real panoptic images, learnt", train(RUNS / "panoptic", *PANOPTIC)),
         row("coco-mini, the 80 learnt images", train(RUNS / "mini", *MINI)),
     ]
-    pictures = ROOT / "docs" / "images"
-    shutil.copy(RUNS / "shapes" / "predictions.jpg", pictures / "segmentation.jpg")
+    with Image.open(RUNS / "shapes" / "predictions.jpg") as picture:
+        small = picture.reduce(2).crop((0, 0, picture.width // 2, picture.height // 4))
+        small.save(ROOT / "docs" / "images" / "segmentation.jpg", quality=88)
     write(
         "segmentation",
         "Segmentation on generated and real images",

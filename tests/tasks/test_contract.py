@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,19 @@ def test_decoding_feeds_the_metric(name: str, make: Callable, tmp_path: Path) ->
         assert len(x) == len(y)
     metric.reset()
     assert metric.compute()[metric.primary] == 0
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_fusing_changes_nothing(name: str, make: Callable) -> None:
+    """Codes and batch norms fold away without a trace in the outputs."""
+    built, batch = with_requirements(name, make)
+    built.model.train()(batch.images)  # batch norms with statistics of their own
+    built.model.eval()
+    with torch.no_grad():
+        before = built.model(batch.images)[name]
+        after = copy.deepcopy(built.model).fuse()(batch.images)[name]
+    for output, value in before.items():
+        torch.testing.assert_close(after[output], value, atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +136,22 @@ def test_segments_are_numbered_without_gaps(make: Callable) -> None:
         numbers = set(result.segments.unique().tolist()) - {0}
         assert numbers == set(range(1, len(result.labels) + 1))
         assert len(result.scores) == len(result.labels)
+
+
+@pytest.mark.parametrize("cut", [None, 60])
+def test_a_bad_label_file_is_named_before_training(
+    shapes: Path, tmp_path: Path, make: Callable, cut: int | None
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    victim = sorted((root / "annotations" / "panoptic_val").glob("*.png"))[3]
+    data = victim.read_bytes()
+    victim.unlink()
+    if cut is not None:
+        victim.write_bytes(data[:cut])
+    make("task=[detection]", f"data.root={root}")  # who does not read it does not mind
+    with pytest.raises(DataError, match=victim.name):
+        make("experiment=seg", f"data.root={root}")
 
 
 def test_bad_requests_name_the_fix(make: Callable, coco_mini) -> None:

@@ -7,8 +7,7 @@ read once into arrays (`tables.py`); one image's labels are cut out of them on d
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,15 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from unified.data.derive import document_of, masks_of, stuff_of, things_of
+from unified.data.document import Document, read_document
 from unified.data.maps import TO_CLASSES, read_labels
-from unified.data.stream import stream_object
-from unified.data.tables import AnnotationTable, Ragged, TableBuilder
+from unified.data.tables import AnnotationTable, Ragged
 from unified.errors import DataError
 from unified.specs import IGNORE, Array, Instances, LabelSpace, LvisLabels, Segments
 
 LABEL_FILES = {"panoptic": "panoptic_{}", "stuff": "stuff_{}_pixelmaps"}
 """Annotation kinds whose labels are pixels, and the folders that hold them."""
 KINDS = ("instances", "person_keypoints", "captions", "panoptic", "stuff", "lvis")
-
-
-@dataclass
-class Document:
-    """One annotation file, read."""
-
-    images: list[dict[str, Any]]
-    categories: list[dict[str, Any]]
-    builder: TableBuilder
-    captions: dict[int, list[str]]
-    files: dict[int, str]
 
 
 class CocoSplit:
@@ -85,7 +73,7 @@ class CocoSplit:
         self.segment_files: dict[str, dict[int, str]] = {}
         self.to_classes = dict(TO_CLASSES)
         self.derived_segment: Array | None = None
-        documents = {kind: self._read(kind) for kind in present}
+        documents = {k: read_document(self.annotation_file(k), k) for k in present}
         self._index_images(documents)
         for kind, document in documents.items():
             self._add(kind, document, labels)
@@ -161,6 +149,12 @@ class CocoSplit:
         rows = table.rows(index)
         return Segments(file, table.ids[rows], table.labels[rows], table.crowd[rows])
 
+    def label_files(self, kinds: Iterable[str]) -> list[Path]:
+        """The files that hold the pixels of these kinds, each once."""
+        chosen = set(kinds) | ({"panoptic"} if self.derived_segment is not None else set())
+        files = {f for kind in chosen for f in self.segment_files.get(kind, {}).values()}
+        return [Path(f) for f in sorted(files) if not f.endswith(".json")]
+
     def class_map(
         self, kind: str, index: int, warp: Callable[[Array], Array] = lambda pixels: pixels
     ) -> Array | None:
@@ -200,29 +194,6 @@ class CocoSplit:
         return table.instances(index, int(self.heights[index]), int(self.widths[index]))
 
     # --- Reading ------------------------------------------------------------------------
-
-    def _read(self, kind: str) -> Document:
-        path = self.annotation_file(kind)
-        document = Document([], [], TableBuilder(path.name), {}, {})
-        sizes: dict[int, tuple[int, int]] = {}
-        seen = set()
-        for key, value in stream_object(path):
-            seen.add(key)
-            if key == "images":
-                document.images.append(_image_row(value, path))
-                sizes[value["id"]] = (value["height"], value["width"])
-            elif key == "categories":
-                document.categories.append(value)
-            elif key == "annotations":
-                _add_annotation(kind, value, document, sizes, path)
-        needed = {"images", "annotations"} | (set() if kind == "captions" else {"categories"})
-        if document.images and not needed - seen:
-            return document
-        missing = sorted(needed - seen) or ["images (the list is empty)"]
-        raise DataError(
-            f"{path} is not COCO: it lacks {', '.join(missing)}",
-            "a COCO json has images, annotations and categories",
-        )
 
     def _index_images(self, documents: Mapping[str, Document]) -> None:
         rows: dict[int, dict[str, Any]] = {}
@@ -341,45 +312,6 @@ class CocoSplit:
         same = people.ids[rows] == table.ids if len(order) else np.zeros(len(table), bool)
         table.keypoints = people.keypoints
         table.keypoint_row = np.where(same, people.keypoint_row[rows], -1)
-
-
-def _image_row(value: Any, path: Path) -> dict[str, Any]:
-    try:
-        row = {k: value[k] for k in ("id", "height", "width")}
-        # LVIS names its images by URL only.
-        row["file_name"] = value.get("file_name") or Path(value["coco_url"]).name
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is not COCO: an entry of images lacks {error}: {json.dumps(value)[:120]}",
-            "each image needs id, file_name, height and width",
-        ) from error
-    for name in ("neg_category_ids", "not_exhaustive_category_ids"):
-        if name in value:
-            row[name] = value[name]
-    return row
-
-
-def _add_annotation(
-    kind: str,
-    value: dict[str, Any],
-    document: Document,
-    sizes: Mapping[int, tuple[int, int]],
-    path: Path,
-) -> None:
-    if not isinstance(value, dict) or "image_id" not in value:
-        raise DataError(
-            f"{path} is not COCO: an annotation lacks image_id: {json.dumps(value)[:120]}",
-            "export the annotations in COCO format",
-        )
-    image = value["image_id"]
-    if kind == "captions":
-        document.captions.setdefault(image, []).append(str(value.get("caption", "")).strip())
-    elif kind == "panoptic":
-        document.files[image] = value["file_name"]
-        for segment in value["segments_info"]:
-            document.builder.add(segment, image, None)
-    else:
-        document.builder.add(value, image, sizes.get(image))
 
 
 def _label_space(categories: list[dict[str, Any]], identified: bool) -> LabelSpace:

@@ -92,6 +92,9 @@ class DataModule(pl.LightningDataModule):
         """Draw the masks and class maps that these tasks learn from, at their strides."""
         for task in tasks:
             self.map_strides |= getattr(task, "maps", {})
+        if self.config.check:
+            for split in (self.train_split, self.val_split):
+                check_image_files(split.label_files(self.map_strides))
 
     def prepare_data(self) -> None:
         """Generate the embedded data set where it is asked for."""
