@@ -83,6 +83,7 @@ class Classification:
         return [Tags(scores) for scores in outputs["logits"].float().sigmoid()]
 
     def metric(self, truth: CocoSplit) -> MultilabelScores:
+        truth.require("instances")
         return MultilabelScores(self.labels)
 
 

@@ -182,6 +182,7 @@ class Detection:
                 y=torch.cat([m.y for m in matches]),
                 x=torch.cat([m.x for m in matches]),
                 levels=self.levels,
+                per_cell=self.head.per_cell,
             ),
             target=countable[torch.cat([m.target for m in matches])],
         )
@@ -206,6 +207,7 @@ class Detection:
                 y=rows[:, 2],
                 x=rows[:, 3],
                 levels=self.levels,
+                per_cell=self.head.per_cell,
             ),
         )
         return [

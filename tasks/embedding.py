@@ -172,4 +172,5 @@ class Embedding:
         return F.normalize(read.flatten(1), dim=1)
 
     def metric(self, truth: CocoSplit) -> Retrieval:
+        truth.require("instances")
         return Retrieval()

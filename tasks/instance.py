@@ -9,13 +9,14 @@ from torch import Tensor
 
 from heads.instance import InstanceHead
 from unified.data.coco import CocoSplit
-from unified.errors import DataError
+from unified.errors import ConfigError, DataError
 from unified.metrics.coco_ap import CocoMaskAP
 from unified.ops.boxes import to_original
 from unified.ops.losses import zero_of
 from unified.ops.masks import encode_inside, mask_loss
 from unified.specs import (
     Batch,
+    Cells,
     DataSpec,
     Detections,
     FeatureSpec,
@@ -80,28 +81,37 @@ class Instance:
         targets = batch.targets
         if targets.masks is None:
             return {"mask": zero}
-        coefficients = matches.cells.gather(self._per_anchor(outputs))
+        coefficients = self._coefficients(outputs, matches.cells)
         loss = mask_loss(
             outputs["prototypes"], coefficients, matches.target, targets.boxes, targets.image,
             targets.masks, self.head.stride, self.grid,
         )  # fmt: skip
         return {"mask": loss + zero}
 
-    def _per_anchor(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Level → (B, A, P, H, W)."""
-        return {n: outputs[n].unflatten(1, (self.head.per_cell, -1)) for n in self.head.levels}
+    def _coefficients(self, outputs: Mapping[str, Tensor], cells: Cells) -> Tensor:
+        """(K, P) of the anchors that detection chose."""
+        count = self.head.per_cell
+        if count != cells.per_cell:
+            raise ConfigError(
+                f"task.instance.per_level={count}, and detection has {cells.per_cell} anchors per "
+                "cell",
+                f"set task.instance.per_level={cells.per_cell}, or leave it out",
+            )
+        # Level → (B, A, P, H, W)
+        return cells.gather({n: outputs[n].unflatten(1, (count, -1)) for n in self.head.levels})
 
     def decode(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
     ) -> list[Masks]:
         """Each detection's mask inside of its box, at the original resolution."""
         kept: Kept = upstream["detection"]
-        coefficients = kept.cells.gather(self._per_anchor(outputs))
+        coefficients = self._coefficients(outputs, kept.cells)
         logits, found, masks = [], [], []
         for index, meta in enumerate(batch.metas):
             rows = kept.cells.image == index
             boxes, scores, labels = kept.boxes[rows], kept.scores[rows], kept.labels[rows]
-            own = torch.einsum("np,phw->nhw", coefficients[rows], outputs["prototypes"][index])
+            prototypes = outputs["prototypes"][index].float()
+            own = torch.einsum("np,phw->nhw", coefficients[rows], prototypes)
             boxes = to_original(boxes, meta)
             rles = encode_inside(own, boxes, self.head.stride, meta)
             logits.append(own)

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from heads.semantic import SemanticHead
 from unified.data.coco import CocoSplit
-from unified.errors import ConfigError, DataError
+from unified.data.derive import OTHER
+from unified.errors import DataError
 from unified.metrics.panoptic import PanopticQuality
-from unified.ops.losses import zero_of
 from unified.ops.panoptic import fuse_segments
-from unified.ops.pixels import dice_loss, pixel_loss
+from unified.ops.pixels import focus_of, segmentation_losses
 from unified.specs import (
     Batch,
     DataSpec,
@@ -63,18 +63,14 @@ class Panoptic:
                 "task panoptic needs segments, and the data set has no panoptic_<split>.json",
                 "add the file and its PNGs, or leave panoptic out: task=[…]",
             )
-        if loss_kind not in ("cross_entropy", "focal"):
-            raise ConfigError(
-                f"task.panoptic.loss_kind={loss_kind} is unknown", "use cross_entropy or focal"
-            )
         self.labels = data.labels["panoptic"]
         self.head = SemanticHead(features, len(self.labels), width)
         self.maps = {"panoptic": self.head.stride}
         self.things = torch.tensor(self.labels.things)
         self.class_of_instance = _classes_of(data.labels["instances"], self.labels)
         names = data.labels["stuff"].names
-        self.other = names.index("other") if "other" in names else None
-        self.gamma = gamma if loss_kind == "focal" else 0.0
+        self.other = names.index(OTHER) if OTHER in names else None
+        self.gamma = focus_of(loss_kind, gamma)
         self.min_score, self.min_visible, self.min_stuff = min_score, min_visible, min_stuff
         self.loss_weights = dict(loss_weights or {})
 
@@ -82,14 +78,7 @@ class Panoptic:
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
     ) -> dict[str, Tensor]:
         """Pixel loss and dice over the pixels of segments that are no crowd."""
-        zero = zero_of(outputs)
-        logits, classes = outputs["logits"], batch.maps.get("panoptic")
-        if classes is None:
-            return {"pixel": zero, "dice": zero}
-        return {
-            "pixel": pixel_loss(logits, classes, self.gamma) + zero,
-            "dice": dice_loss(logits, classes) + zero,
-        }
+        return segmentation_losses(outputs, batch.maps.get("panoptic"), self.gamma)
 
     def decode(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
@@ -130,12 +119,18 @@ class Panoptic:
 
 def _classes_of(instances: LabelSpace, panoptic: LabelSpace) -> Tensor:
     """(T,) panoptic class index of every instance category, which have the same ids."""
-    missing = [
-        n for n, i in zip(instances.names, instances.ids, strict=True) if i not in panoptic.ids
-    ]
+    things = {
+        (category, name): index
+        for index, (category, name, thing) in enumerate(
+            zip(panoptic.ids, panoptic.names, panoptic.things, strict=True)
+        )
+        if thing
+    }
+    wanted = list(zip(instances.ids, instances.names, strict=True))
+    missing = [f"{key[1]} ({key[0]})" for key in wanted if key not in things]
     if missing:
         raise DataError(
-            f"panoptic labels lack the instance categories {', '.join(missing[:5])}",
-            "use the same category ids in instances_<split>.json and panoptic_<split>.json",
+            f"panoptic labels have no things like the instance categories {', '.join(missing[:5])}",
+            "use the same ids and names in instances_<split>.json and panoptic_<split>.json",
         )
-    return torch.tensor([panoptic.ids.index(i) for i in instances.ids])
+    return torch.tensor([things[key] for key in wanted])

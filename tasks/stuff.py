@@ -8,10 +8,9 @@ from torch import Tensor
 
 from heads.semantic import SemanticHead
 from unified.data.coco import CocoSplit
-from unified.errors import ConfigError, DataError
+from unified.errors import DataError
 from unified.metrics.semantic import SemanticScores
-from unified.ops.losses import zero_of
-from unified.ops.pixels import classes_at_original, dice_loss, pixel_loss
+from unified.ops.pixels import classes_at_original, focus_of, segmentation_losses
 from unified.specs import Batch, DataSpec, FeatureSpec, PixelClasses, PixelLogits, Upstream
 
 
@@ -46,28 +45,17 @@ class Stuff:
                 "add the file and its pixel maps, set data.derive=true where there are panoptic "
                 "labels, or leave stuff out: task=[…]",
             )
-        if loss_kind not in ("cross_entropy", "focal"):
-            raise ConfigError(
-                f"task.stuff.loss_kind={loss_kind} is unknown", "use cross_entropy or focal"
-            )
         self.labels = data.labels["stuff"]
         self.head = SemanticHead(features, len(self.labels), width)
         self.maps = {"stuff": self.head.stride}
-        self.gamma = gamma if loss_kind == "focal" else 0.0
+        self.gamma = focus_of(loss_kind, gamma)
         self.loss_weights = dict(loss_weights or {})
 
     def loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
     ) -> dict[str, Tensor]:
         """Pixel loss and dice over the labelled pixels of the batch."""
-        zero = zero_of(outputs)
-        logits, classes = outputs["logits"], batch.maps.get("stuff")
-        if classes is None:
-            return {"pixel": zero, "dice": zero}
-        return {
-            "pixel": pixel_loss(logits, classes, self.gamma) + zero,
-            "dice": dice_loss(logits, classes) + zero,
-        }
+        return segmentation_losses(outputs, batch.maps.get("stuff"), self.gamma)
 
     def decode(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream

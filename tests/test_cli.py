@@ -22,6 +22,8 @@ from pycocotools import mask as coco_mask
 
 import unified
 from unified.data.coco import CocoSplit
+from unified.pictures import draw_prediction
+from unified.specs import LabelSpace, PixelClasses, Tags
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -187,6 +189,16 @@ def test_the_three_tasks_learn_from_panoptic_labels_alone(
     )  # fmt: skip
     metrics = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]
     assert set(metrics) == {"detection", "instance", "stuff", "panoptic"}
+    run_command("eval", "ckpt=run", "out=scored", cwd=tmp_path)
+    again = json.loads((tmp_path / "scored" / "results.json").read_text())["metrics"]
+    assert again["panoptic"] == pytest.approx(metrics["panoptic"], abs=1e-9)
+    run_command("predict", "ckpt=run", f"source={coco_panoptic / 'val2017'}", "out=p", cwd=tmp_path)
+    assert len(list((tmp_path / "p").glob("*.jpg"))) == 2
+    refused = run_command(
+        "eval", "ckpt=run", "data.derive=false", "out=no", cwd=tmp_path, check=False
+    )
+    assert refused.returncode == 2
+    assert "data.derive=true" in refused.stderr
 
 
 def test_python_api_takes_every_kind_of_image(trained: Path, shapes: Path) -> None:
@@ -304,7 +316,7 @@ def test_resume_goes_on_with_more_epochs_and_refuses_another_model(
     assert "trunk" in refused.stderr
 
 
-@pytest.mark.parametrize("tasks", ["[detection,classification,embedding]"])
+@pytest.mark.parametrize("tasks", ["[detection,classification,embedding,instance,stuff,panoptic]"])
 def test_plain_ddp_on_two_processes(
     small: list[str], run_command: Command, tmp_path: Path, tasks: str
 ) -> None:
@@ -316,6 +328,8 @@ def test_plain_ddp_on_two_processes(
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     rows = json.loads((tmp_path / "run" / "classification.json").read_text())
     assert len({row["image_id"] for row in rows}) == 12  # all images of the split, gathered
+    segments = json.loads((tmp_path / "run" / "panoptic.json").read_text())["annotations"]
+    assert len({row["image_id"] for row in segments}) == 12
 
 
 @pytest.mark.parametrize(
@@ -426,3 +440,17 @@ def test_a_run_is_not_written_over_another(
     result = run_command("train", *small, f"out={trained}", cwd=tmp_path, check=False)
     assert result.returncode == 2
     assert f"resume={trained}" in result.stderr
+
+
+def test_tags_and_maps_are_drawn_side_by_side() -> None:
+    """Panels of different heights: the tags' strip is only below the objects."""
+    labels = LabelSpace((1, 2), ("dog", "cat"), (True, True))
+    prediction = {
+        "classification": Tags(torch.tensor([0.9, 0.2])),
+        "stuff": PixelClasses(torch.zeros(40, 60, dtype=torch.uint8), "stuff"),
+    }
+    drawn = draw_prediction(
+        np.zeros((40, 60, 3), np.uint8), prediction, {"instances": labels, "stuff": labels}, 0.3
+    )
+    assert drawn.shape[1] == 2 * 120
+    assert drawn.shape[0] > 80

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def build(config: Config, data: DataSpec) -> Built:
     Raises:
         ConfigError: a required task is missing, or arguments do not fit.
     """
-    names = order_tasks({n: _required_by(n, t) for n, t in config.task.items()})
+    names = order_tasks({n: _required_by(n, t) for n, t in config.task.items()}, _shipped)
     with _seeded(config.seed, "trunk"):
         trunk: Trunk = _instantiate("trunk", config.trunk)
     tasks: dict[str, Task] = {}
@@ -62,8 +63,15 @@ def build(config: Config, data: DataSpec) -> Built:
     return Built(model.to(memory_format=torch.channels_last), tasks, data)
 
 
-def order_tasks(requires: Mapping[str, tuple[str, ...]]) -> list[str]:
+def order_tasks(
+    requires: Mapping[str, tuple[str, ...]],
+    look_up: Callable[[str], tuple[str, ...]] = lambda name: (),
+) -> list[str]:
     """Names so that each comes after what it requires, otherwise as given.
+
+    Args:
+        requires: task → the tasks that it reads.
+        look_up: the same for a task that was not selected, to name a selection that works.
 
     Raises:
         ConfigError: a required task is switched off, or tasks require each other.
@@ -71,7 +79,7 @@ def order_tasks(requires: Mapping[str, tuple[str, ...]]) -> list[str]:
     for name, needed in requires.items():
         for other in needed:
             if other not in requires:
-                chosen = ",".join([other, *requires])
+                chosen = ",".join(_complete(requires, look_up))
                 raise ConfigError(
                     f"task {name} requires task {other}, which is switched off",
                     f"use task=[{chosen}], or leave {name} out",
@@ -86,6 +94,33 @@ def order_tasks(requires: Mapping[str, tuple[str, ...]]) -> list[str]:
             )
         ordered.append(ready[0])
     return ordered
+
+
+def _complete(
+    requires: Mapping[str, tuple[str, ...]], look_up: Callable[[str], tuple[str, ...]]
+) -> list[str]:
+    """The selected tasks and all that they need, each after what it requires."""
+    chosen: list[str] = []
+
+    def add(name: str, path: tuple[str, ...]) -> None:
+        for other in requires.get(name) or look_up(name):
+            if other not in path:
+                add(other, (*path, name))
+        if name not in chosen:
+            chosen.append(name)
+
+    for name in requires:
+        add(name, (name,))
+    return chosen
+
+
+def _shipped(name: str) -> tuple[str, ...]:
+    """What a task of the shipped configuration requires; nothing is known of others."""
+    file = files("conf") / "task" / f"{name}.yaml"
+    if not file.is_file():
+        return ()
+    target = OmegaConf.select(OmegaConf.create(file.read_text()), f"{name}._target_")
+    return _required_by(name, {"_target_": target})
 
 
 @contextmanager

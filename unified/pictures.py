@@ -90,7 +90,9 @@ def draw_prediction(
 
     Objects with their boxes and masks are one panel, each map of pixels is another.
     """
-    return np.hstack(list(_panels(image, prediction, labels, min_score).values()))
+    panels = list(_panels(image, prediction, labels, min_score).values())
+    height = max(p.shape[0] for p in panels)
+    return np.hstack([_pad_below(p, height) for p in panels])
 
 
 def draw_comparison(

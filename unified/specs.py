@@ -265,6 +265,8 @@ class Batch:
         """Page-locked tensors, so that the copy to the accelerator overlaps with its work."""
         self.images = self.images.pin_memory()
         self.maps = {k: v.pin_memory() for k, v in self.maps.items()}
+        if self.targets.masks is not None:
+            self.targets.masks = self.targets.masks.pin_memory()
         return self
 
 
@@ -278,6 +280,7 @@ class Cells:
     Attributes:
         image, level, anchor, y, x: (K,) int64; `level` indexes `levels`.
         levels: level names, finest first.
+        per_cell: anchors per cell.
     """
 
     image: Tensor
@@ -286,16 +289,17 @@ class Cells:
     y: Tensor
     x: Tensor
     levels: tuple[str, ...]
+    per_cell: int
 
     def gather(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """Read (K, C) vectors from per-level maps (B, A, C, H, W)."""
+        """Read (K, C) vectors, float32, from per-level maps (B, A, C, H, W)."""
         first = maps[self.levels[0]]
-        out = first.new_zeros(len(self.image), first.shape[2])
+        out = first.new_zeros(len(self.image), first.shape[2], dtype=torch.float32)
         for index, name in enumerate(self.levels):
             rows = (self.level == index).nonzero().squeeze(1)
             # Advanced indices around a slice put the gathered axis first: (k, C).
             place = self.image[rows], self.anchor[rows], slice(None), self.y[rows], self.x[rows]
-            out[rows] = maps[name][place]
+            out[rows] = maps[name][place].float()
         return out
 
 
@@ -372,7 +376,7 @@ class Masks:
     rles: list[dict[str, Any]]
 
     def dense(self) -> Array:
-        """(N, H, W) uint8 of zeros and ones."""
+        """(N, H, W) uint8 of zeros and ones; (0, 0, 0) where there is none."""
         return np.stack([coco_mask.decode(rle) for rle in self.rles]) if self.rles else _NO_MASKS
 
 

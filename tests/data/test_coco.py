@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from unified.data.coco import CocoSplit
 from unified.data.datamodule import _warn_of_absent_categories
 from unified.data.geometry import rasterise, transform_instances
 from unified.errors import DataError
+from unified.specs import Instances, Rings
 
 IDENTITY = np.array([[1.0, 0, 0], [0, 1.0, 0]])
 
@@ -147,6 +149,21 @@ def test_drawn_masks_are_neither_fat_nor_thin(shapes: Path, stride: int) -> None
             gaps += np.abs(mask - expected).sum()
     assert abs(drawn / exact - 1) < 0.01
     assert gaps / exact < 0.15
+
+
+def test_pieces_of_an_object_are_united() -> None:
+    """Where two polygons of one object overlap, COCO's masks are on."""
+    squares = np.array([[4, 4], [20, 4], [20, 20], [4, 20], [12, 12], [28, 12], [28, 28], [12, 28]])
+    one = Instances(
+        np.array([[4, 4, 28, 28]], np.float32), np.zeros(1, int), np.zeros(1, bool),
+        np.zeros(1, int), np.zeros(1, int),
+        Rings(squares.astype(np.float32), np.array([0, 4, 8]), np.zeros(2, int)),
+    )  # fmt: skip
+    rles = coco_mask.frPyObjects(
+        [squares[:4].ravel().tolist(), squares[4:].ravel().tolist()], 32, 32
+    )
+    expected = coco_mask.decode(coco_mask.merge(rles))
+    assert np.array_equal(rasterise(one, 32, 1)[0] >= 128, expected > 0)
 
 
 def test_a_split_travels_to_workers(coco_mini: Path) -> None:

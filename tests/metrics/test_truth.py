@@ -20,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from unified.data.coco import CocoSplit
 from unified.data.dataset import collate
 from unified.data.truth import true_boxes, true_classes, true_masks, true_segments
+from unified.errors import DataError
 from unified.metrics.coco_ap import CocoAP, CocoMaskAP
 from unified.metrics.panoptic import PanopticQuality
 from unified.metrics.semantic import SemanticScores
@@ -210,3 +211,34 @@ def test_an_image_that_lacks_a_kind_is_not_scored(shapes: Path, tmp_path: Path) 
         metric.update([found], batch_of(split, index))
     assert len(metric.records) == 6
     assert metric.compute()["AP"] == 1.0
+
+
+def test_a_split_that_lacks_a_kind_is_refused(coco_panoptic: Path, shapes: Path) -> None:
+    split, labels = CocoSplit(coco_panoptic, "val2017"), CocoSplit(shapes, "val").labels
+    for make in (
+        lambda: SemanticScores(split, "stuff"),
+        lambda: CocoAP(split, labels["instances"]),
+        lambda: CocoMaskAP(split, labels["instances"]),
+    ):
+        with pytest.raises(DataError, match=r"data\.derive=true"):
+            make()
+
+
+def test_an_object_without_a_mask_is_missed_and_breaks_nothing(
+    shapes: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "few"
+    shutil.copytree(shapes, root)
+    file = root / "annotations" / "instances_val.json"
+    document = json.loads(file.read_text())
+    victim = next(row for row in document["annotations"] if not row["iscrowd"])
+    del victim["segmentation"]
+    file.write_text(json.dumps(document))
+    whole = CocoSplit(shapes, "val")
+    scores = [
+        feed(CocoMaskAP(CocoSplit(root, "val"), whole.labels["instances"], e), whole,
+             lambda i: true_masks(whole, i))
+        for e in ("faster", "pycocotools")
+    ]  # fmt: skip
+    assert scores[0]["AP"] == pytest.approx(scores[1]["AP"], abs=1e-12)
+    assert 0.5 < scores[0]["AP"] < 1

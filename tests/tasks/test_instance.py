@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,10 +30,13 @@ def test_cells_gather_what_lies_there() -> None:
         y=torch.tensor([2, 3, 7]),
         x=torch.tensor([5, 0, 1]),
         levels=("p3", "p4"),
+        per_cell=2,
     )
     p3, p4 = maps["p3"], maps["p4"]
     expected = torch.stack([p3[0, 1, :, 2, 5], p4[1, 0, :, 3, 0], p3[1, 1, :, 7, 1]])
     assert torch.equal(cells.gather(maps), expected)
+    maps["p3"] = maps["p3"].bfloat16()  # autocast, and a code on one level only
+    torch.testing.assert_close(cells.gather(maps), expected, atol=0.01, rtol=0.01)
 
 
 def dense_masks(logits: torch.Tensor, boxes: torch.Tensor, meta: ImageMeta, stride: int):
@@ -111,6 +117,27 @@ def test_the_loss_weighs_objects_alike_whatever_their_size() -> None:
     assert loss_of(30, [large, small], masks) == pytest.approx(wrong / 2, rel=0.02)
 
 
+def test_the_loss_is_the_mean_over_anchors_of_every_image() -> None:
+    """Several anchors per object, several images: as one after the other."""
+    torch.manual_seed(0)
+    prototypes, coefficients = torch.randn(3, 5, 16, 16), torch.randn(9, 5)
+    target = torch.tensor([2, 0, 2, 3, 0, 2, 1, 3, 2])
+    corners = (torch.rand(4, 2, 2) * 64).sort(1).values
+    boxes, image = corners.flatten(1) + torch.tensor([0, 0, 4.0, 4.0]), torch.tensor([0, 2, 1, 1])
+    masks = torch.randint(0, 256, (4, 32, 32), dtype=torch.uint8)
+    masks[3] = 0
+
+    def one(anchor: int, owner: int) -> torch.Tensor:
+        return mask_loss(
+            prototypes[image[owner]][None], coefficients[anchor][None], torch.zeros(1).long(),
+            boxes[owner][None], torch.zeros(1).long(), masks[owner][None], 4, 7,
+        )  # fmt: skip
+
+    together = mask_loss(prototypes, coefficients, target, boxes, image, masks, 4, 7)
+    apart = [one(a, o) for a, o in enumerate(target.tolist()) if o != 3]
+    torch.testing.assert_close(together, torch.stack(apart).mean())
+
+
 def test_every_detection_has_a_mask_inside_its_box(make: Callable) -> None:
     built, data = make("task=[detection,instance]", "task.detection.min_score=0.0")
     dataset = data.val_dataset()
@@ -137,6 +164,26 @@ def test_every_detection_has_a_mask_inside_its_box(make: Callable) -> None:
 def test_coefficients_follow_the_anchors_of_detection(make: Callable) -> None:
     built, _ = make("task=[detection,instance]", "task.detection.per_level=2")
     assert built.tasks["instance"].head.per_cell == built.tasks["detection"].head.per_cell == 2
+    built, data = make("task=[detection,instance]", "task.instance.per_level=2")
+    batch = collate([data.train_dataset()[(0, i)] for i in range(2)])
+    outputs, upstream = built.model(batch.images), {}
+    built.tasks["detection"].loss(outputs["detection"], batch, upstream)
+    with pytest.raises(ConfigError, match=r"task\.instance\.per_level=3"):
+        built.tasks["instance"].loss(outputs["instance"], batch, upstream)
+
+
+def test_boxes_without_masks_are_refused(shapes: Path, tmp_path: Path, make: Callable) -> None:
+    root = tmp_path / "boxes"
+    shutil.copytree(shapes, root)
+    for file in (root / "annotations").glob("*_train.json"):
+        if file.name.startswith(("instances", "person")):
+            document = json.loads(file.read_text())
+            for row in document["annotations"]:
+                del row["segmentation"]
+            file.write_text(json.dumps(document))
+    _, data = make("task=[detection,instance]", f"data.root={root}")
+    with pytest.raises(DataError, match="no masks"):
+        data.check_labels(data.train_split)
 
 
 def test_bad_requests_name_the_fix(make: Callable, coco_panoptic) -> None:

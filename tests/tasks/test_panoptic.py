@@ -149,14 +149,18 @@ def test_a_bad_label_file_is_named_before_training(
     victim.unlink()
     if cut is not None:
         victim.write_bytes(data[:cut])
-    make("task=[detection]", f"data.root={root}")  # who does not read it does not mind
+    _, data = make("task=[detection]", f"data.root={root}")
+    data.check_labels(data.train_split, data.val_split)  # who does not read it does not mind
+    _, data = make("experiment=seg", f"data.root={root}")
     with pytest.raises(DataError, match=victim.name):
-        make("experiment=seg", f"data.root={root}")
+        data.check_labels(data.train_split, data.val_split)
 
 
 def test_bad_requests_name_the_fix(make: Callable, coco_mini) -> None:
-    with pytest.raises(ConfigError, match=r"task=\[instance,"):
-        make("task=[panoptic]")
+    everything = r"task=\[detection,instance,stuff,panoptic\]"
+    for chosen in ("[panoptic]", "[instance,panoptic]", "[detection,instance,panoptic]"):
+        with pytest.raises(ConfigError, match=everything):
+            make(f"task={chosen}")
     with pytest.raises(ConfigError, match="cross_entropy or focal"):
         make("experiment=seg", "task.panoptic.loss_kind=l2")
     real = (f"data.root={coco_mini}", "data.train=train2017", "data.val=val2017")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +122,28 @@ def test_a_bad_label_file_is_named(shapes: Path, tmp_path: Path, damage, said: s
     with pytest.raises(DataError, match=said) as caught:
         split.class_map("stuff", 0)
     assert file.name in str(caught.value)
+
+
+def test_grey_panoptic_labels_are_refused(shapes: Path, tmp_path: Path) -> None:
+    split = CocoSplit(shapes, "val")
+    Image.new("L", (64, 64)).save(tmp_path / "grey.png")
+    split.segment_files["panoptic"][int(split.ids[0])] = str(tmp_path / "grey.png")
+    with pytest.raises(DataError, match=r"grey\.png is a grey"):
+        split.class_map("panoptic", 0)
+
+
+@pytest.mark.parametrize("lost", ["file_name", "segments_info", "isthing", "area"])
+def test_incomplete_panoptic_labels_are_refused(shapes: Path, tmp_path: Path, lost: str) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    file = root / "annotations" / "panoptic_val.json"
+    document = json.loads(file.read_text())
+    first = document["annotations"][0]
+    for row in (first, first["segments_info"][0], document["categories"][0]):
+        row.pop(lost, None)
+    file.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"panoptic_val\.json"):
+        CocoSplit(root, "val")
 
 
 def test_bad_requests_name_the_fix(make: Callable, coco_mini: Path) -> None:

@@ -71,7 +71,7 @@ class CocoSplit:
         self.captions: Ragged | None = None
         self.caption_first: Array = np.zeros(0, np.int64)
         self.segment_files: dict[str, dict[int, str]] = {}
-        self.to_classes = dict(TO_CLASSES)
+        self.sources = {kind: kind for kind in LABEL_FILES}
         self.derived_segment: Array | None = None
         documents = {k: read_document(self.annotation_file(k), k) for k in present}
         self._index_images(documents)
@@ -91,6 +91,10 @@ class CocoSplit:
         """The json of one annotation kind, present or not."""
         return self.root / "annotations" / f"{kind}_{self.split}.json"
 
+    def label_folder(self, kind: str) -> Path:
+        """Where the PNGs of `panoptic` or `stuff` are."""
+        return self.root / "annotations" / LABEL_FILES[kind].format(self.split)
+
     @property
     def instances_file(self) -> Path:
         """The json that boxes come from."""
@@ -98,6 +102,19 @@ class CocoSplit:
             return self.annotation_file("panoptic")
         file = self.annotation_file("instances")
         return file if file.is_file() else self.annotation_file("person_keypoints")
+
+    def require(self, kind: str) -> None:
+        """Refuse a split that cannot be scored.
+
+        Raises:
+            DataError: it has no annotations of this kind.
+        """
+        if kind not in self.labels:
+            raise DataError(
+                f"split {self.split!r} of {self.root} has no {kind} labels to score against",
+                f"add {self.annotation_file(kind)}, set data.derive=true where there are panoptic "
+                "labels, or leave out the tasks that need them: task=[…]",
+            )
 
     def instances_document(self, masks: bool) -> dict[str, Any]:
         """The annotations that boxes or masks are scored against, as COCO's json has them."""
@@ -123,7 +140,7 @@ class CocoSplit:
             assert self.derived_segment is not None
             size = (int(self.heights[index]), int(self.widths[index]))
             segment = self.derived_segment[self.tables["instances"].rows(index)]
-            found.rles = dict(enumerate(masks_of(read_labels(source.file, size), segment)))
+            found.rles = dict(enumerate(masks_of(read_labels(source.file, size, True), segment)))
         return found
 
     def lvis(self, index: int) -> LvisLabels | None:
@@ -149,9 +166,17 @@ class CocoSplit:
         rows = table.rows(index)
         return Segments(file, table.ids[rows], table.labels[rows], table.crowd[rows])
 
+    def has_masks(self) -> bool:
+        """Whether any object has a polygon or run lengths."""
+        table = self.tables.get("instances")
+        drawn = table is not None and len(table.rings.values) + len(table.rles.values) > 0
+        return drawn or self.derived_segment is not None
+
     def label_files(self, kinds: Iterable[str]) -> list[Path]:
         """The files that hold the pixels of these kinds, each once."""
-        chosen = set(kinds) | ({"panoptic"} if self.derived_segment is not None else set())
+        chosen = set(kinds)
+        if "instances" in chosen and self.derived_segment is not None:
+            chosen.add("panoptic")
         files = {f for kind in chosen for f in self.segment_files.get(kind, {}).values()}
         return [Path(f) for f in sorted(files) if not f.endswith(".json")]
 
@@ -174,8 +199,8 @@ class CocoSplit:
         if Path(segments.file).suffix == ".json":
             pixels = self._paint(kind, index, size)
         else:
-            pixels = read_labels(segments.file, size)
-        return self.to_classes[kind](warp(pixels), segments, self.labels[kind])
+            pixels = read_labels(segments.file, size, self.sources[kind] == "panoptic")
+        return TO_CLASSES[self.sources[kind]](warp(pixels), segments, self.labels[kind])
 
     def _paint(self, kind: str, index: int, size: tuple[int, int]) -> Array:
         """Category ids (H, W) uint8 from run lengths, 0 where there is none."""
@@ -230,6 +255,11 @@ class CocoSplit:
         if kind == "captions":
             self._add_captions(document)
             return
+        if kind == "panoptic" and not all("isthing" in c for c in document.categories):
+            raise DataError(
+                f"{self.annotation_file(kind)}: a category does not say whether it is a thing",
+                "give every panoptic category isthing, 0 or 1",
+            )
         own = _label_space(document.categories, document.builder.named)
         if fixed is not None and kind in fixed:
             _check_same_labels(self.annotation_file(kind), own, fixed[kind])
@@ -249,7 +279,7 @@ class CocoSplit:
                 "pixel maps have one byte: use fewer than 255 categories, for stuff also ids "
                 "below 255",
             )
-        base = self.root / "annotations" / LABEL_FILES[kind].format(self.split)
+        base = self.label_folder(kind)
         if kind == "stuff" and not base.is_dir():
             if not len(self.tables[kind].rles.values):
                 raise DataError(
@@ -280,7 +310,7 @@ class CocoSplit:
         if "stuff" not in self.tables:
             self._add_derived("stuff", *stuff_of(table, space), fixed)
             self.segment_files["stuff"] = self.segment_files["panoptic"]
-            self.to_classes["stuff"] = TO_CLASSES["panoptic"]
+            self.sources["stuff"] = "panoptic"
 
     def _add_derived(
         self,

@@ -92,8 +92,21 @@ class DataModule(pl.LightningDataModule):
         """Draw the masks and class maps that these tasks learn from, at their strides."""
         for task in tasks:
             self.map_strides |= getattr(task, "maps", {})
-        if self.config.check:
-            for split in (self.train_split, self.val_split):
+
+    def check_labels(self, *splits: CocoSplit) -> None:
+        """Look at the label files that the served tasks will read.
+
+        Raises:
+            DataError: one is missing or cut short, or masks are asked for and there are none.
+        """
+        for split in splits:
+            if "instances" in self.map_strides and not split.has_masks():
+                raise DataError(
+                    f"{split.instances_file} has boxes and no masks",
+                    "add segmentations to its annotations, or leave out the tasks that learn "
+                    "from masks: task=[…]",
+                )
+            if self.config.check:
                 check_image_files(split.label_files(self.map_strides))
 
     def prepare_data(self) -> None:
@@ -199,6 +212,8 @@ def _warn_of_absent_categories(split: CocoSplit) -> None:
     if table is None:
         return
     space = split.labels["instances"]
+    if not len(space):
+        return  # derived from panoptic labels that have no things
     counts = np.bincount(table.labels[~table.crowd], minlength=len(space))
     absent = [space.names[i] for i in np.flatnonzero(counts == 0)]
     if len(absent) == len(space):

@@ -84,8 +84,19 @@ def _add_annotation(
     if kind == "captions":
         document.captions.setdefault(image, []).append(str(value.get("caption", "")).strip())
     elif kind == "panoptic":
+        missing = [key for key in ("file_name", "segments_info") if key not in value]
+        if missing:
+            raise DataError(
+                f"{path} is not COCO: the annotation of image {image} lacks {', '.join(missing)}",
+                "panoptic annotations name a PNG and list its segments",
+            )
         document.files[image] = value["file_name"]
         for segment in value["segments_info"]:
+            if "area" not in segment:
+                raise DataError(
+                    f"{path}: segment {segment.get('id', '?')} of image {image} has no area",
+                    "give every segment its number of pixels",
+                )
             document.builder.add(segment, image, None)
     else:
         document.builder.add(value, image, sizes.get(image))

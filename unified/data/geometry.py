@@ -129,16 +129,20 @@ def _rings_of_objects(instances: Instances) -> Iterator[tuple[int, list[Array]]]
 
 
 def _fill(pieces: list[Array], cells: tuple[int, int]) -> Array:
-    """Polygons on the finer grid of (rows, columns) cells.
+    """The union of polygons on the finer grid of (rows, columns) cells.
 
     OpenCV fills every pixel that the outline touches. Half of each such pixel is outside on
     average, and the outline is drawn once more with that value.
     """
-    grid = np.zeros((cells[0] * SUBPIXELS, cells[1] * SUBPIXELS), np.uint8)
-    fixed = [np.rint((xy - 0.5) * (1 << _FRACTION_BITS)).astype(np.int32) for xy in pieces]
-    cv2.fillPoly(grid, fixed, 255, shift=_FRACTION_BITS)
-    cv2.polylines(grid, fixed, True, 128, shift=_FRACTION_BITS)
-    return grid
+    shape = (cells[0] * SUBPIXELS, cells[1] * SUBPIXELS)
+    union = np.zeros(shape, np.uint8)
+    for xy in pieces:
+        grid = np.zeros(shape, np.uint8) if len(pieces) > 1 else union
+        fixed = [np.rint((xy - 0.5) * (1 << _FRACTION_BITS)).astype(np.int32)]
+        cv2.fillPoly(grid, fixed, 255, shift=_FRACTION_BITS)
+        cv2.polylines(grid, fixed, True, 128, shift=_FRACTION_BITS)
+        np.maximum(union, grid, out=union)
+    return union
 
 
 def _shrink_onto(cells: Array, grid: Array) -> None:

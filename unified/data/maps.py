@@ -15,19 +15,25 @@ from unified.errors import DataError
 from unified.specs import IGNORE, Array, LabelSpace, Segments
 
 
-@lru_cache(maxsize=1)
-def read_labels(file: str, shape: tuple[int, int]) -> Array:
+@lru_cache(maxsize=4)
+def read_labels(file: str, shape: tuple[int, int], colour: bool) -> Array:
     """A label file as stored, (H, W) or (H, W, 3) uint8; an index image gives its indices.
 
-    The last file is remembered: masks, stuff and panoptic maps may come from the same one.
+    The last files, as many as a mosaic has, are remembered: masks, stuff and panoptic maps may
+    come from the same ones.
+
+    Args:
+        file: a PNG.
+        shape: (H, W) of its image.
+        colour: three channels are expected, as in panoptic labels, or one.
 
     Raises:
-        DataError: the file is missing, broken, or not of the image's size.
+        DataError: the file is missing, broken, or not of the image's size or kind.
     """
     try:
         with Image.open(file) as image:
             pixels = np.asarray(image)
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
         raise DataError(
             f"label file {file} cannot be read: {error}",
             "restore it, or take its image out of the json",
@@ -38,16 +44,17 @@ def read_labels(file: str, shape: tuple[int, int]) -> Array:
             f"{shape[1]}×{shape[0]}",
             "write label files at the size of their images",
         )
+    if (pixels.ndim == 3) != colour:
+        raise DataError(
+            f"label file {file} is a {'grey or indexed' if colour else 'colour'} image",
+            "panoptic labels are colour images, stuff maps grey or indexed ones whose values are "
+            "category ids",
+        )
     return pixels
 
 
 def classes_of_categories(pixels: Array, segments: Segments, labels: LabelSpace) -> Array:
     """Stuff: category ids (H, W) to uint8 class indices; 0, unlabelled, becomes `IGNORE`."""
-    if pixels.ndim != 2:
-        raise DataError(
-            f"label file {segments.file} is a colour image",
-            "stuff maps are grey or indexed images whose values are category ids",
-        )
     index = np.full(256, IGNORE, np.uint8)
     index[list(labels.ids)] = np.arange(len(labels))
     return np.asarray(index[pixels])

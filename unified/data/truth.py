@@ -71,7 +71,7 @@ def true_segments(split: CocoSplit, index: int) -> PanopticSegments | None:
     segments = split.segments("panoptic", index)
     if segments is None:
         return None
-    pixels = read_labels(segments.file, (int(split.heights[index]), int(split.widths[index])))
+    pixels = read_labels(segments.file, (int(split.heights[index]), int(split.widths[index])), True)
     labels = torch.from_numpy(segments.labels.copy())
     numbers = torch.from_numpy(number_segments(pixels, segments))
     return PanopticSegments(numbers, labels, torch.ones(len(labels)))

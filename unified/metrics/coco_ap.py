@@ -16,6 +16,7 @@ import numpy as np
 from unified.data.coco import CocoSplit
 from unified.errors import ConfigError
 from unified.metrics.collect import Collector
+from unified.ops.rle import encode
 from unified.specs import Array, Batch, LabelSpace
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -39,6 +40,7 @@ class CocoAP(Collector[Any]):
         super().__init__()
         if evaluator not in ("faster", "pycocotools"):
             raise ConfigError(f"evaluator={evaluator} is unknown", "use faster or pycocotools")
+        truth.require("instances")
         self.truth, self.labels, self.evaluator = truth, labels, evaluator
         self.ids = np.array(labels.ids)
         self.evaluation: Any = None
@@ -118,6 +120,16 @@ class CocoMaskAP(CocoAP):
     """
 
     iou_type = "segm"
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        document = super().document
+        sizes = {row["id"]: (row["height"], row["width"]) for row in document["images"]}
+        for row in document["annotations"]:
+            if not row.get("segmentation"):
+                # An object without a mask: nothing can match it.
+                row["segmentation"] = encode(np.zeros(sizes[row["image_id"]]))
+        return document
 
     def _record(self, found: Any, image_id: int) -> Any:
         categories = self.ids[found.labels.cpu().numpy()].tolist()

@@ -38,15 +38,19 @@ class PanopticQuality(Collector[tuple[bytes, list[dict[str, Any]]]]):
         super().__init__()
         if find_spec("panopticapi") is None:
             raise ConfigError(
-                "task panoptic is scored by panopticapi, which is not installed",
+                "panoptic quality needs panopticapi, which is not installed",
                 "pip install --no-deps panopticapi-lite",
             )
+        truth.require("panoptic")
         self.truth, self.labels = truth, truth.labels["panoptic"]
 
     @cached_property
     def annotations(self) -> dict[int, dict[str, Any]]:
         """Image id → its annotation in the json of the split."""
         document = json.loads(self.truth.annotation_file("panoptic").read_text())
+        for row in document["annotations"]:
+            for segment in row["segments_info"]:
+                segment.setdefault("iscrowd", 0)
         return {row["image_id"]: row for row in document["annotations"]}
 
     def update(self, predictions: Sequence[PanopticSegments], batch: Batch) -> None:
@@ -68,7 +72,7 @@ class PanopticQuality(Collector[tuple[bytes, list[dict[str, Any]]]]):
             found = self._write(Path(folder))
             stat = _count(
                 [(self.annotations[row["image_id"]], row) for row in found],
-                str(Path(self.truth.segment_files["panoptic"][found[0]["image_id"]]).parent),
+                str(self.truth.label_folder("panoptic")),
                 folder,
                 categories,
             )
@@ -94,7 +98,8 @@ class PanopticQuality(Collector[tuple[bytes, list[dict[str, Any]]]]):
         """PNGs into `folder`; returns the annotations that belong to them."""
         rows = []
         for key, (png, info) in self.records.items():
-            name = Path(self.annotations[key]["file_name"]).name
+            name = self.annotations[key]["file_name"]
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(png)
             rows.append(
                 {"image_id": key, "file_name": name, "segments_info": [dict(row) for row in info]}

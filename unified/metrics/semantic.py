@@ -28,6 +28,7 @@ class SemanticScores(Collector[tuple[Array, list[dict[str, Any]]]]):
 
     def __init__(self, truth: CocoSplit, kind: str) -> None:
         super().__init__()
+        truth.require(kind)
         self.truth, self.kind = truth, kind
         self.labels = truth.labels[kind]
 

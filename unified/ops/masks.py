@@ -64,7 +64,7 @@ def mask_loss(
     # prototypes per anchor.
     slot = _position_in_group(row)
     slots = basis.new_zeros(len(used), int(slot.max()) + 1, basis.shape[1])
-    slots = slots.index_put((row, slot), coefficients[known].float())
+    slots = slots.index_put((row, slot), coefficients[known].to(slots.dtype))
     logits = torch.bmm(slots, basis)[row, slot]
     return F.binary_cross_entropy_with_logits(logits, truth.flatten(1)[row])
 

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unified.errors import ConfigError
+from unified.ops.losses import zero_of
 from unified.specs import IGNORE, ImageMeta
+
+
+def focus_of(loss_kind: str, gamma: float) -> float:
+    """The exponent of `pixel_loss` that a configured kind of loss stands for.
+
+    Raises:
+        ConfigError: the kind is unknown.
+    """
+    exponents = {"cross_entropy": 0.0, "focal": gamma}
+    if loss_kind not in exponents:
+        raise ConfigError(f"loss_kind={loss_kind} is unknown", "use cross_entropy or focal")
+    return exponents[loss_kind]
+
+
+def segmentation_losses(
+    outputs: Mapping[str, Tensor], classes: Tensor | None, gamma: float
+) -> dict[str, Tensor]:
+    """`pixel` and `dice` of `outputs["logits"]`; zeros without a label in the batch."""
+    zero = zero_of(outputs)
+    if classes is None:
+        return {"pixel": zero, "dice": zero}
+    logits = outputs["logits"]
+    return {
+        "pixel": pixel_loss(logits, classes, gamma) + zero,
+        "dice": dice_loss(logits, classes) + zero,
+    }
 
 
 def pixel_loss(logits: Tensor, classes: Tensor, gamma: float = 0.0) -> Tensor:
