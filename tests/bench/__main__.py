@@ -8,6 +8,15 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
-for name in ("annotations", "loading", "cost", "shapes", "real", "arms", "segmentation", "tasks"):
+for name in (
+    "annotations",
+    "loading",
+    "cost",
+    "shapes",
+    "real",
+    "arms",
+    "segmentation",
+    "pixel_tasks",
+):
     print(f"--- {name}", flush=True)
     subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=True)

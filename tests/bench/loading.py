@@ -95,7 +95,10 @@ def write_all_labels(root: Path) -> None:
     labels = split.labels["stuff"]
     stuff = {
         "images": images,
-        "annotations": [],
+        "annotations": [
+            {"id": row["id"], "image_id": row["id"], "category_id": labels.ids[0], "bbox": [0] * 4}
+            for row in images
+        ],
         "categories": [
             {"id": i, "name": n, "isthing": 0}
             for i, n in zip(labels.ids, labels.names, strict=True)

@@ -1,6 +1,6 @@
 """What each pixel task adds to detection on YOLOR-CSP: size, operations, time, memory.
 
-python tests/bench/tasks.py
+python tests/bench/pixel_tasks.py
 """
 
 from __future__ import annotations
@@ -128,9 +128,9 @@ def main() -> None:
             ]
         )  # fmt: skip
     write(
-        "tasks",
+        "pixel_tasks",
         "What the pixel tasks add to detection",
-        "python tests/bench/tasks.py",
+        "python tests/bench/pixel_tasks.py",
         [
             f"YOLOR-CSP with codes, COCO's numbers of categories, float32, two threads. Forward: one "
             f"image of {SIZE} px; training step: {BATCH} images of {SIZE} px, seven objects each; "
