@@ -108,6 +108,8 @@ def test_images_without_a_map_are_skipped(make: Callable) -> None:
     [
         (lambda f: f.unlink(), "cannot be read"),
         (lambda f: f.write_bytes(f.read_bytes()[:60]), "cannot be read"),
+        (lambda f: f.write_bytes(f.read_bytes()[:-20]), "cannot be read"),
+        (lambda f: f.write_bytes(b""), "cannot be read"),
         (lambda f: Image.new("L", (9, 9)).save(f), "9×9"),
         (lambda f: Image.new("RGB", (64, 64)).save(f), "colour"),
     ],
@@ -122,6 +124,18 @@ def test_a_bad_label_file_is_named(shapes: Path, tmp_path: Path, damage, said: s
     with pytest.raises(DataError, match=said) as caught:
         split.class_map("stuff", 0)
     assert file.name in str(caught.value)
+
+
+def test_an_index_image_gives_its_indices(shapes: Path, tmp_path: Path) -> None:
+    """COCO's own stuff maps have a palette; its colours mean nothing."""
+    split = CocoSplit(shapes, "val")
+    expected = split.class_map("stuff", 0)
+    image = Image.open(split.segments("stuff", 0).file)
+    image.putpalette([7 * i % 256 for i in range(768)])
+    image.save(tmp_path / "indexed.png")
+    assert Image.open(tmp_path / "indexed.png").mode == "P"
+    split.segment_files["stuff"][int(split.ids[0])] = str(tmp_path / "indexed.png")
+    assert np.array_equal(split.class_map("stuff", 0), expected)
 
 
 def test_grey_panoptic_labels_are_refused(shapes: Path, tmp_path: Path) -> None:

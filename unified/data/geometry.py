@@ -16,7 +16,8 @@ from pycocotools import mask as coco_mask
 from unified.data.tables import offsets_of
 from unified.specs import Array, Instances, Rings
 
-PADDING = (114, 114, 114)
+PADDING = 114
+"""Grey of what no image covers."""
 SUBPIXELS = 4
 """Finer cells per side in which a mask's cell is drawn."""
 _FRACTION_BITS = 4
