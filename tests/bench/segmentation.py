@@ -81,8 +81,8 @@ def main() -> None:
         row("coco-mini, the 80 learnt images", train(RUNS / "mini", *MINI)),
     ]
     with Image.open(RUNS / "shapes" / "predictions.jpg") as picture:
-        small = picture.reduce(2).crop((0, 0, picture.width // 2, picture.height // 4))
-        small.save(ROOT / "docs" / "images" / "segmentation.jpg", quality=88)
+        upper = picture.crop((0, 0, picture.width, picture.height // 2))
+        upper.save(ROOT / "docs" / "images" / "segmentation.jpg", quality=85)
     write(
         "segmentation",
         "Segmentation on generated and real images",

@@ -130,6 +130,23 @@ def test_decoding_feeds_the_metric(name: str, make: Callable, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", TASKS)
+def test_half_precision_trains_and_decodes(name: str, make: Callable) -> None:
+    """As on a GPU; with codes on one level only, whose maps are then of another type."""
+    needed = with_requirements(name, make)[0].tasks
+    names = ",".join(dict.fromkeys(["detection", *needed]))
+    built, data = make(f"task=[{names}]", "implicit=vector", "implicit.sites=[align.*,refine.p3]")
+    dataset = data.train_dataset()
+    batch = collate([dataset[(0, i)] for i in range(4)])
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = run_losses(built, batch)[name]
+        built.model.eval()
+        with torch.no_grad():
+            found = decode_all(built.tasks, built.model(batch.images), batch)
+    assert all(value.isfinite() for value in losses.values())
+    assert len(found[name]) == 4
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_fusing_changes_nothing(name: str, make: Callable) -> None:
     """Codes and batch norms fold away without a trace in the outputs."""
     built, batch = with_requirements(name, make)
