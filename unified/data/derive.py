@@ -81,9 +81,10 @@ def stuff_of(table: AnnotationTable, labels: LabelSpace) -> tuple[AnnotationTabl
 
 def masks_of(pixels: Array, segment: Array) -> list[dict[str, Any]]:
     """Compressed run lengths of the segments (N,) in a panoptic PNG (H, W, 3)."""
-    found = ids_of_colours(pixels)
-    stack = np.asfortranarray(found[..., None] == segment, dtype=np.uint8)
-    return list(coco_mask.encode(stack))
+    # (N, W, H) in memory is what pycocotools wants to see as (H, W, N).
+    columns = np.ascontiguousarray(ids_of_colours(pixels).T)
+    masks = segment.astype(np.int32)[:, None, None] == columns
+    return list(coco_mask.encode(masks.view(np.uint8).transpose(2, 1, 0)))
 
 
 def document_of(split: CocoSplit, masks: bool) -> dict[str, Any]:
