@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from heads.classification import ClassificationHead
 from unified.data.coco import CocoSplit
-from unified.errors import ConfigError, DataError
+from unified.errors import ConfigError
 from unified.metrics.multilabel import MultilabelScores
 from unified.ops.losses import asymmetric_loss, zero_of
 from unified.specs import Batch, DataSpec, FeatureSpec, Tags, Targets, Upstream
@@ -45,12 +45,6 @@ class Classification:
         clip: float = 0.05,
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
-        if "instances" not in data.labels:
-            raise DataError(
-                "task classification needs categories, and the data set has no "
-                "instances_<split>.json",
-                "add the file, or leave classification out: task=[…]",
-            )
         for key, value, choices in (
             ("classifier", classifier, ("codes", "linear")),
             ("loss_kind", loss_kind, ("asymmetric", "bce")),
@@ -59,7 +53,7 @@ class Classification:
                 raise ConfigError(
                     f"task.classification.{key}={value} is unknown", f"use {' or '.join(choices)}"
                 )
-        self.labels = data.labels["instances"]
+        self.labels = data.labels_for(self.name, "instances")
         self.head = ClassificationHead(features, len(self.labels), width, classifier, dim)
         self.loss_kind = loss_kind
         self.gamma_pos, self.gamma_neg, self.clip = gamma_pos, gamma_neg, clip

@@ -11,7 +11,7 @@ from torchvision.ops import batched_nms, complete_box_iou_loss
 
 from heads.detection import DetectionHead
 from unified.data.coco import CocoSplit
-from unified.errors import ConfigError, DataError
+from unified.errors import ConfigError
 from unified.metrics.coco_ap import CocoAP
 from unified.ops.anchors import cluster_anchors
 from unified.ops.boxes import decode_boxes, inside_any, to_original
@@ -73,13 +73,7 @@ class Detection:
         evaluator: str = "faster",
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
-        if "instances" not in data.labels:
-            raise DataError(
-                "task detection needs boxes, and the data set has no instances_<split>.json",
-                "add the file, set data.derive=true where there are panoptic labels, or leave "
-                "detection out: task=[…]",
-            )
-        self.labels = data.labels["instances"]
+        self.labels = data.labels_for(self.name, "instances")
         self.levels = tuple(features)
         self.strides = tuple(level.stride for level in features.values())
         if len(level_balance) != len(self.levels):

@@ -13,7 +13,7 @@ from torchvision.ops import roi_align
 
 from heads.embedding import EmbeddingHead
 from unified.data.coco import CocoSplit
-from unified.errors import ConfigError, DataError
+from unified.errors import ConfigError
 from unified.metrics.retrieval import Retrieval
 from unified.ops.boxes import shrink
 from unified.ops.losses import zero_of
@@ -95,13 +95,8 @@ class Embedding:
         max_vectors: int = 1024,
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
-        if "instances" not in data.labels:
-            raise DataError(
-                "task embedding needs boxes, and the data set has no instances_<split>.json",
-                "add the file, set data.derive=true where there are panoptic labels, or leave "
-                "embedding out: task=[…]",
-            )
-        if not data.labels["instances"].identified and views < 2:
+        labels = data.labels_for(self.name, "instances")
+        if not labels.identified and views < 2:
             raise ConfigError(
                 "task embedding: no annotation has a track_id or identity, and with one view per "
                 "image no object has a partner",

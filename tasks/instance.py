@@ -9,7 +9,7 @@ from torch import Tensor
 
 from heads.instance import InstanceHead
 from unified.data.coco import CocoSplit
-from unified.errors import ConfigError, DataError
+from unified.errors import ConfigError
 from unified.metrics.coco_ap import CocoMaskAP
 from unified.ops.boxes import to_original
 from unified.ops.losses import zero_of
@@ -60,13 +60,7 @@ class Instance:
         evaluator: str = "faster",
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
-        if "instances" not in data.labels:
-            raise DataError(
-                "task instance needs masks, and the data set has no instances_<split>.json",
-                "add the file, set data.derive=true where there are panoptic labels, or leave "
-                "instance out: task=[…]",
-            )
-        self.labels = data.labels["instances"]
+        self.labels = data.labels_for(self.name, "instances")
         self.head = InstanceHead(features, per_level, prototypes, width)
         self.maps = {"instances": self.head.stride // FINER}
         self.grid, self.evaluator = grid, evaluator

@@ -58,12 +58,7 @@ class Panoptic:
         min_stuff: float = 0.005,
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
-        if "panoptic" not in data.labels:
-            raise DataError(
-                "task panoptic needs segments, and the data set has no panoptic_<split>.json",
-                "add the file and its PNGs, or leave panoptic out: task=[…]",
-            )
-        self.labels = data.labels["panoptic"]
+        self.labels = data.labels_for(self.name, "panoptic")
         self.head = SemanticHead(features, len(self.labels), width)
         self.maps = {"panoptic": self.head.stride}
         self.things = torch.tensor(self.labels.things)

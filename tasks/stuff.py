@@ -8,7 +8,6 @@ from torch import Tensor
 
 from heads.semantic import SemanticHead
 from unified.data.coco import CocoSplit
-from unified.errors import DataError
 from unified.metrics.semantic import SemanticScores
 from unified.ops.pixels import classes_at_original, focus_of, segmentation_losses
 from unified.specs import Batch, DataSpec, FeatureSpec, PixelClasses, PixelLogits, Upstream
@@ -39,13 +38,7 @@ class Stuff:
         gamma: float = 2.0,
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
-        if "stuff" not in data.labels:
-            raise DataError(
-                "task stuff needs pixel maps, and the data set has no stuff_<split>.json",
-                "add the file and its pixel maps, set data.derive=true where there are panoptic "
-                "labels, or leave stuff out: task=[…]",
-            )
-        self.labels = data.labels["stuff"]
+        self.labels = data.labels_for(self.name, "stuff")
         self.head = SemanticHead(features, len(self.labels), width)
         self.maps = {"stuff": self.head.stride}
         self.gamma = focus_of(loss_kind, gamma)

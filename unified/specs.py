@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from unified.errors import DataError
+
 Array = NDArray[Any]
 
 
@@ -90,6 +92,20 @@ class DataSpec:
     labels: Mapping[str, LabelSpace]
     image_size: int
     box_sizes: Array | None = None
+
+    def labels_for(self, task: str, kind: str) -> LabelSpace:
+        """The label space that a task learns.
+
+        Raises:
+            DataError: the data has no annotations of this kind.
+        """
+        if kind not in self.labels:
+            raise DataError(
+                f"task {task} needs {kind} labels, and the data set has no {kind}_<split>.json",
+                "add the file, set data.derive=true where there are panoptic labels, or leave "
+                f"{task} out: task=[…]",
+            )
+        return self.labels[kind]
 
 
 # --- Samples and batches --------------------------------------------------------------------
@@ -196,8 +212,6 @@ class Sample:
     instances: Instances | None = None
     lvis: LvisLabels | None = None
     captions: tuple[str, ...] | None = None
-    panoptic: Segments | None = None
-    stuff: Segments | None = None
     maps: dict[str, Array] = field(default_factory=dict)
 
 

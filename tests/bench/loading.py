@@ -26,6 +26,7 @@ from unified.data.augment import AugmentConfig
 from unified.data.coco import CocoSplit
 from unified.data.dataset import CocoDataset
 from unified.data.maps import read_labels
+from unified.data.truth import instances_document
 
 SIZE, REPEATS = 640, 3
 ALL_KINDS = {"instances": 2, "stuff": 4, "panoptic": 4}
@@ -83,7 +84,7 @@ def write_all_labels(root: Path) -> None:
     shutil.copytree(source, root)
     split = CocoSplit(source, "val2017", derive=True)
     annotations = root / "annotations"
-    document = split.instances_document(masks=True)
+    document = instances_document(split, masks=True)
     for row in document["annotations"]:
         mask = coco_mask.decode(row["segmentation"])
         rings, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

@@ -11,7 +11,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from unified.data.coco import CocoSplit
-from unified.data.truth import true_masks
+from unified.data.truth import instances_document, true_masks
 from unified.errors import DataError
 
 
@@ -104,7 +104,7 @@ def test_real_panoptic_labels_give_instances(coco_panoptic: Path) -> None:
     split = CocoSplit(coco_panoptic, "val2017", derive=True)
     assert len(split.labels["instances"]) == 80
     assert len(split.labels["stuff"]) == 54
-    document = split.instances_document(masks=True)
+    document = instances_document(split, masks=True)
     for row in document["annotations"]:
         area = int(coco_mask.area(row["segmentation"]))
         assert area == row["area"]

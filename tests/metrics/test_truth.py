@@ -19,7 +19,13 @@ from pycocotools.cocoeval import COCOeval
 
 from unified.data.coco import CocoSplit
 from unified.data.dataset import collate
-from unified.data.truth import true_boxes, true_classes, true_masks, true_segments
+from unified.data.truth import (
+    instances_document,
+    true_boxes,
+    true_classes,
+    true_masks,
+    true_segments,
+)
 from unified.errors import DataError
 from unified.metrics.coco_ap import CocoAP, CocoMaskAP
 from unified.metrics.panoptic import PanopticQuality
@@ -183,7 +189,7 @@ def test_the_files_score_the_same_by_the_official_programs(
     masks = CocoMaskAP(split, split.labels["instances"])
     own_ap = feed(masks, split, lambda i: true_masks(split, i))["AP"]
     masks.write(tmp_path)
-    (tmp_path / "truth.json").write_text(json.dumps(split.instances_document(masks=True)))
+    (tmp_path / "truth.json").write_text(json.dumps(instances_document(split, masks=True)))
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(tmp_path / "truth.json"))
         evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "segm.json")), "segm")

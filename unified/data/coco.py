@@ -6,7 +6,6 @@ read once into arrays (`tables.py`); one image's labels are cut out of them on d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from unified.data.derive import document_of, masks_of, stuff_of, things_of
+from unified.data.derive import masks_of, stuff_of, things_of
 from unified.data.document import Document, read_document
 from unified.data.maps import TO_CLASSES, read_labels
 from unified.data.tables import AnnotationTable, Ragged
@@ -115,13 +114,6 @@ class CocoSplit:
                 f"add {self.annotation_file(kind)}, set data.derive=true where there are panoptic "
                 "labels, or leave out the tasks that need them: task=[…]",
             )
-
-    def instances_document(self, masks: bool) -> dict[str, Any]:
-        """The annotations that boxes or masks are scored against, as COCO's json has them."""
-        if self.derived_segment is not None:
-            return document_of(self, masks)
-        document: dict[str, Any] = json.loads(self.instances_file.read_text())
-        return document
 
     def image_file(self, index: int) -> Path:
         """The image at a position of the split."""

@@ -149,8 +149,6 @@ class CocoDataset(Dataset[list[Sample]]):
             instances=instances if split.has_instances[sources].all() else None,
             lvis=lvis,
             captions=split.caption_texts(index) if whole else None,
-            panoptic=split.segments("panoptic", index) if whole else None,
-            stuff=split.segments("stuff", index) if whole else None,
             maps=self._draw_maps(sources, matrices),
         )
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from unified.data.maps import ids_of_colours
 from unified.data.tables import AnnotationTable, offsets_of
-from unified.ops.rle import as_json
 from unified.specs import Array, LabelSpace
-
-if TYPE_CHECKING:
-    from unified.data.coco import CocoSplit
 
 OTHER = "other"
 """COCO-Stuff's category for every pixel of a thing."""
@@ -85,28 +81,3 @@ def masks_of(pixels: Array, segment: Array) -> list[dict[str, Any]]:
     columns = np.ascontiguousarray(ids_of_colours(pixels).T)
     masks = segment.astype(np.int32)[:, None, None] == columns
     return list(coco_mask.encode(masks.view(np.uint8).transpose(2, 1, 0)))
-
-
-def document_of(split: CocoSplit, masks: bool) -> dict[str, Any]:
-    """Derived instances as the json that an evaluator reads; masks cost one PNG per image."""
-    table, labels = split.tables["instances"], split.labels["instances"]
-    images, rows = [], []
-    for index in np.flatnonzero(split.has_instances).tolist():
-        image_id = int(split.ids[index])
-        size = {"height": int(split.heights[index]), "width": int(split.widths[index])}
-        images.append({"id": image_id} | size)
-        found = split.instances(index, masks)
-        assert found is not None
-        areas = table.areas[table.rows(index)].tolist()
-        for place, (x1, y1, x2, y2) in enumerate(found.boxes.tolist()):
-            row = {
-                "id": int(found.ids[place]),
-                "image_id": image_id,
-                "category_id": labels.ids[int(found.labels[place])],
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": areas[place],
-                "iscrowd": int(found.crowd[place]),
-            }
-            rows.append(row | ({"segmentation": as_json(found.rles[place])} if masks else {}))
-    categories = [{"id": i, "name": n} for i, n in zip(labels.ids, labels.names, strict=True)]
-    return {"images": images, "annotations": rows, "categories": categories}

@@ -5,6 +5,7 @@ Crowd regions are left out; no evaluator asks a prediction for them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -99,3 +100,36 @@ def _rle_of(objects: Instances, place: int, height: int, width: int) -> dict[str
     if not rings:
         return encode(np.zeros((height, width)))
     return as_json(coco_mask.merge(coco_mask.frPyObjects(rings, height, width)))
+
+
+def instances_document(split: CocoSplit, masks: bool) -> dict[str, Any]:
+    """The annotations that boxes or masks are scored against, as COCO's json has them."""
+    if split.derived_segment is not None:
+        return _derived_document(split, masks)
+    document: dict[str, Any] = json.loads(split.instances_file.read_text())
+    return document
+
+
+def _derived_document(split: CocoSplit, masks: bool) -> dict[str, Any]:
+    """Derived instances as the json that an evaluator reads; masks cost one PNG per image."""
+    table, labels = split.tables["instances"], split.labels["instances"]
+    images, rows = [], []
+    for index in np.flatnonzero(split.has_instances).tolist():
+        image_id = int(split.ids[index])
+        size = {"height": int(split.heights[index]), "width": int(split.widths[index])}
+        images.append({"id": image_id} | size)
+        found = split.instances(index, masks)
+        assert found is not None
+        areas = table.areas[table.rows(index)].tolist()
+        for place, (x1, y1, x2, y2) in enumerate(found.boxes.tolist()):
+            row = {
+                "id": int(found.ids[place]),
+                "image_id": image_id,
+                "category_id": labels.ids[int(found.labels[place])],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": areas[place],
+                "iscrowd": int(found.crowd[place]),
+            }
+            rows.append(row | ({"segmentation": as_json(found.rles[place])} if masks else {}))
+    categories = [{"id": i, "name": n} for i, n in zip(labels.ids, labels.names, strict=True)]
+    return {"images": images, "annotations": rows, "categories": categories}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from unified.data.coco import CocoSplit
+from unified.data.truth import instances_document
 from unified.errors import ConfigError
 from unified.metrics.collect import Collector
 from unified.ops.rle import encode
@@ -64,7 +65,7 @@ class CocoAP(Collector[Any]):
     @cached_property
     def document(self) -> dict[str, Any]:
         """The annotations to score against, in COCO's form."""
-        return self.truth.instances_document(masks=self.iou_type == "segm")
+        return instances_document(self.truth, masks=self.iou_type == "segm")
 
     def compute(self) -> dict[str, float]:
         self.gather()
