@@ -24,6 +24,10 @@ REAL = ROOT.parent / "shared" / "real"
 SMALL = ShapesConfig(train=32, val=12, size=64, seed=3)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="write tests/recorded.json anew")
+
+
 @pytest.fixture(autouse=True)
 def _few_threads() -> None:
     torch.set_num_threads(2)
