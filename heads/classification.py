@@ -7,31 +7,34 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from unified.protocols import Head
+from unified.slots import Slot
 from unified.specs import FeatureSpec
 from unified.trunks.layers import ConvNormAct
 
 
 class ClassCodes(nn.Module):
-    """Logits as inner products ⟨proj(f), z_c⟩ with one latent code per class.
+    """Logits as inner products with one latent code per class: (B, dim) → (B, classes).
 
-    The paper's manifold space reduction (YOLOR, section 4.1): the projection and the inner
-    product bring the C_in-dimensional feature down to one number per class.
+    Behind a projection this is the paper's manifold space reduction (YOLOR, section 4.1), which
+    brings the pooled feature down to one number ⟨proj(f), z_c⟩ per class.
+
+    Attributes:
+        weight: (classes, dim) the codes, which, as all codes, do not decay.
     """
 
-    def __init__(self, c_in: int, classes: int, dim: int) -> None:
+    def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
-        self.project = nn.Linear(c_in, dim)
-        self.codes = nn.Parameter(torch.empty(classes, dim).normal_(0.0, dim**-0.5))
+        self.weight = nn.Parameter(torch.empty(classes, dim).normal_(0.0, dim**-0.5))
         self.bias = nn.Parameter(torch.zeros(classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(x) @ self.codes.T + self.bias
+        return F.linear(x, self.weight, self.bias)
 
 
-class ClassificationHead(Head):
-    """Stem: 3×3 convolution per level, average and max pooling, concatenation.
+class ClassificationHead(nn.Module):
+    """Per level a 3×3 convolution, average and maximum over the map; `logits` → (B, classes).
 
     The maximum keeps a small object that the average over a map would drown.
 
@@ -49,28 +52,23 @@ class ClassificationHead(Head):
         super().__init__()
         self.levels = tuple(features)
         pooled = 2 * width * len(self.levels)
-        self.stem_widths = {"pooled": pooled}
-        self.output_widths = {"logits": classes}
         self.stems = nn.ModuleDict(
             {n: ConvNormAct(features[n].channels, width, 3) for n in self.levels}
         )
-        self.classifier: nn.Module = (
-            ClassCodes(pooled, classes, dim)
-            if classifier == "codes"
-            else nn.Linear(pooled, classes)
-        )
+        self.project: nn.Module
+        self.classify: nn.Module
+        if classifier == "codes":
+            self.project, self.classify = nn.Linear(pooled, dim), ClassCodes(dim, classes)
+        else:
+            self.project, self.classify = nn.Identity(), nn.Linear(pooled, classes)
+        first = self.project if classifier == "codes" else self.classify
+        self.align = nn.ModuleDict({"pooled": Slot(pooled, before=[first])})
+        self.refine = nn.ModuleDict({"logits": Slot(classes, after=self.classify)})
         # A category is absent from most images: start from that instead of from one half.
-        nn.init.constant_(self.classifier.bias, -math.log(max(classes - 1, 1)))
+        nn.init.constant_(self.classify.bias, -math.log(max(classes - 1, 1)))  # type: ignore[arg-type]
 
-    @property
-    def links(self) -> dict[str, tuple[str, nn.Module]]:
-        linear = isinstance(self.classifier, nn.Linear)
-        return {"logits": ("pooled", self.classifier)} if linear else {}
-
-    def stem(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         maps = [self.stems[name](features[name]) for name in self.levels]
-        pooled = [m.mean((2, 3)) for m in maps] + [m.amax((2, 3)) for m in maps]
-        return {"pooled": torch.cat(pooled, 1)}
-
-    def predict(self, stems: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"logits": self.classifier(stems["pooled"])}
+        pooled = torch.cat([m.mean((2, 3)) for m in maps] + [m.amax((2, 3)) for m in maps], 1)
+        logits = self.classify(self.project(self.align["pooled"](pooled)))
+        return {"logits": self.refine["logits"](logits)}

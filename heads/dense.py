@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from unified.protocols import Head
+from unified.slots import Slot
 from unified.specs import FeatureSpec
 from unified.trunks.layers import ConvNormAct
 
 
-class DenseHead(Head):
+class DenseHead(nn.Module):
     """An output at every cell of every level: level → (B, outputs, H, W).
 
     Args:
@@ -23,19 +23,21 @@ class DenseHead(Head):
     def __init__(self, features: FeatureSpec, widths: Mapping[str, int], outputs: int) -> None:
         super().__init__()
         self.levels = tuple(features)
-        self.stem_widths = dict(widths)
-        self.output_widths = dict.fromkeys(self.levels, outputs)
         self.stems = nn.ModuleDict(
             {n: ConvNormAct(features[n].channels, widths[n], 3) for n in self.levels}
         )
         self.predictors = nn.ModuleDict({n: nn.Conv2d(widths[n], outputs, 1) for n in self.levels})
+        self.align = nn.ModuleDict(
+            {n: Slot(widths[n], before=[self.predictors[n]]) for n in self.levels}
+        )
+        self.refine = nn.ModuleDict(
+            {n: Slot(outputs, after=self.predictors[n]) for n in self.levels}
+        )
 
-    @property
-    def links(self) -> dict[str, tuple[str, nn.Module]]:
-        return {name: (name, self.predictors[name]) for name in self.levels}
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self._level(name, features[name]) for name in self.levels}
 
-    def stem(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: self.stems[name](features[name]) for name in self.levels}
-
-    def predict(self, stems: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: self.predictors[name](stems[name]) for name in self.levels}
+    def _level(self, name: str, feature: Tensor) -> Tensor:
+        stem = self.align[name](self.stems[name](feature))
+        out: Tensor = self.refine[name](self.predictors[name](stem))
+        return out

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from heads.dense import DenseHead
 from heads.pixels import PixelStem
+from unified.slots import Slot
 from unified.specs import FeatureSpec
 
 
@@ -27,18 +28,13 @@ class InstanceHead(DenseHead):
     def __init__(self, features: FeatureSpec, per_cell: int, prototypes: int, width: int) -> None:
         super().__init__(features, dict.fromkeys(features, width), per_cell * prototypes)
         self.per_cell = per_cell
-        self.stem_widths["prototypes"] = width
-        self.output_widths["prototypes"] = prototypes
         self.pixels = PixelStem(features, width)
         self.stride = self.pixels.stride
         self.prototype = nn.Conv2d(width, prototypes, 1)
+        self.align["prototypes"] = Slot(width, before=[self.prototype])
+        self.refine["prototypes"] = Slot(prototypes, after=self.prototype)
 
-    @property
-    def links(self) -> dict[str, tuple[str, nn.Module]]:
-        return super().links | {"prototypes": ("prototypes", self.prototype)}
-
-    def stem(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return super().stem(features) | {"prototypes": self.pixels(features)}
-
-    def predict(self, stems: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return super().predict(stems) | {"prototypes": self.prototype(stems["prototypes"])}
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        stem = self.align["prototypes"](self.pixels(features))
+        prototypes = self.refine["prototypes"](self.prototype(stem))
+        return super().forward(features) | {"prototypes": prototypes}

@@ -7,27 +7,21 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from heads.pixels import PixelStem
-from unified.protocols import Head
+from unified.slots import Slot
 from unified.specs import FeatureSpec
 
 
-class SemanticHead(Head):
-    """logits: (B, classes, H, W) at `stride` input pixels per output pixel."""
+class SemanticHead(nn.Module):
+    """`logits`: (B, classes, H, W) at `stride` input pixels per output pixel."""
 
     def __init__(self, features: FeatureSpec, classes: int, width: int) -> None:
         super().__init__()
-        self.stem_widths = {"pixels": width}
-        self.output_widths = {"logits": classes}
         self.pixels = PixelStem(features, width)
         self.stride = self.pixels.stride
         self.classify = nn.Conv2d(width, classes, 1)
+        self.align = nn.ModuleDict({"pixels": Slot(width, before=[self.classify])})
+        self.refine = nn.ModuleDict({"logits": Slot(classes, after=self.classify)})
 
-    @property
-    def links(self) -> dict[str, tuple[str, nn.Module]]:
-        return {"logits": ("pixels", self.classify)}
-
-    def stem(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"pixels": self.pixels(features)}
-
-    def predict(self, stems: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"logits": self.classify(stems["pixels"])}
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        pixels = self.align["pixels"](self.pixels(features))
+        return {"logits": self.refine["logits"](self.classify(pixels))}

@@ -4,26 +4,58 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unified.data.dataset import collate
 from unified.errors import ConfigError
-from unified.implicit import ImplicitBank, ImplicitConfig
+from unified.implicit.bank import codes_of, fill_slots, neutralise
+from unified.implicit.config import ImplicitConfig
+from unified.implicit.decoder import Decoder
+from unified.implicit.factorization import Factorization
+from unified.implicit.network import Network
+from unified.implicit.vector import Vector
+from unified.slots import Slot
 
-HEADS = {"a": ({"p3": 8, "p4": 16}, {"p3": 6, "p4": 6}), "b": ({"pooled": 12}, {"logits": 5})}
+DECODERS = {"vector": Vector, "network": Network, "factorization": Factorization}
 ARMS = [
     "implicit=vector",
     "implicit=network",
     "implicit=factorization",
-    "implicit=network implicit.shared=true",
-    "implicit=factorization implicit.shared=true",
+    "implicit=network implicit.decoder.shared=true",
+    "implicit=factorization implicit.decoder.shared=true",
     "implicit=vector implicit.align=mul implicit.refine=add",
     "implicit=vector implicit.align=concat",
     "implicit=network implicit.align=concat implicit.refine=none",
 ]
+
+
+class Places(nn.Module):
+    """A head that is nothing but slots."""
+
+    def __init__(self, align: dict[str, int], refine: dict[str, int]) -> None:
+        super().__init__()
+        self.align = nn.ModuleDict({name: Slot(width) for name, width in align.items()})
+        self.refine = nn.ModuleDict({name: Slot(width) for name, width in refine.items()})
+
+
+def make_heads() -> dict[str, nn.Module]:
+    return {
+        "a": Places({"p3": 8, "p4": 16}, {"p3": 6, "p4": 6}),
+        "b": Places({"pooled": 12}, {"logits": 5}),
+    }
+
+
+def filled(decoder: type[Decoder], config: ImplicitConfig, **options: object) -> dict:
+    """Task and slot → decoder, for the heads above."""
+    heads = make_heads()
+    fill_slots(config, heads, partial(decoder.of_task, **options))
+    return {
+        (task, name): code.decoder for task, head in heads.items() for name, code in codes_of(head)
+    }
 
 
 def images(seed: int = 0) -> Tensor:
@@ -42,7 +74,7 @@ def test_no_codes_add_no_key(make: Callable) -> None:
     extra = set(coded.model.state_dict()) - set(plain.model.state_dict())
     assert set(plain.model.state_dict()) <= set(coded.model.state_dict())
     assert extra
-    assert all(key.startswith("bank.") for key in extra)
+    assert all(".code." in key for key in extra)
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -50,7 +82,7 @@ def test_neutral_codes_are_the_network_without_codes(make: Callable, arm: str) -
     plain = make("implicit=none")[0].model.eval()
     coded = make(*arm.split())[0].model.eval()
     with torch.no_grad():
-        coded.bank.neutralise()
+        neutralise(coded)
         assert_same(plain(images()), coded(images()))
 
 
@@ -84,13 +116,15 @@ def test_a_head_starts_alike_whatever_else_takes_part(make: Callable) -> None:
         assert torch.equal(value, joint[key]), key
 
 
-@pytest.mark.parametrize("arm", ["implicit=vector", "implicit=network implicit.shared=true"])
+@pytest.mark.parametrize(
+    "arm", ["implicit=vector", "implicit=network implicit.decoder.shared=true"]
+)
 def test_codes_learn_from_their_own_task_only(make: Callable, arm: str) -> None:
     model = make(*arm.split())[0].model
     model(images())["detection"]["p3"].square().sum().backward()
-    codes = {n: p.grad for n, p in model.bank.named_parameters()}
-    own = [g for n, g in codes.items() if n.startswith("tasks.detection.") and "p3" in n]
-    others = [g for n, g in codes.items() if not n.startswith("tasks.detection.")]
+    codes = {f"{n}.{k}": p.grad for n, c in codes_of(model) for k, p in c.named_parameters()}
+    own = [g for n, g in codes.items() if n.startswith("heads.detection.") and "p3" in n]
+    others = [g for n, g in codes.items() if not n.startswith("heads.detection.")]
     assert own
     assert all(g is not None and g.abs().sum() > 0 for g in own)
     assert others
@@ -101,47 +135,55 @@ def test_sites_can_be_chosen(make: Callable) -> None:
     model = make("implicit=vector", "implicit.sites=[align.p3,refine.*]", "task=[detection]")[
         0
     ].model
-    assert set(model.bank.sites()) == {
-        ("detection", "align", "p3"),
-        ("detection", "refine", "p3"),
-        ("detection", "refine", "p4"),
-        ("detection", "refine", "p5"),
-    }
+    assert [name for name, _ in codes_of(model.heads["detection"])] == [
+        "align.p3", "refine.p3", "refine.p4", "refine.p5",
+    ]  # fmt: skip
 
 
-def test_sites_can_differ_per_task() -> None:
+def test_slots_can_differ_per_task() -> None:
     config = ImplicitConfig(
-        "vector", per_task={"a": {"sites": ["align.p3"]}, "b": {"refine": "none", "align": "mul"}}
+        per_task={"a": {"sites": ["align.p3"]}, "b": {"refine": "none", "align": "mul"}}
     )
-    bank = ImplicitBank(config, HEADS)
-    assert set(bank.sites()) == {("a", "align", "p3"), ("b", "align", "pooled")}
-    assert bank.tasks["b"].align["pooled"].decoder.neutral == 1.0
+    decoders = filled(Vector, config)
+    assert set(decoders) == {("a", "align.p3"), ("b", "align.pooled")}
+    assert decoders["b", "align.pooled"].neutral == 1.0
 
 
 def test_sizes_of_codes_follow_the_paper() -> None:
-    network = ImplicitBank(ImplicitConfig("network"), HEADS)
-    assert network.tasks["a"].align["p4"].decoder.z.shape == (32,)
-    factorization = ImplicitBank(ImplicitConfig("factorization"), HEADS)
-    assert factorization.tasks["a"].align["p4"].decoder.weight.shape == (16, 2)
-    shared = ImplicitBank(ImplicitConfig("network", shared=True), HEADS)
-    assert shared.tasks["a"].z.shape == (32,)
-    assert shared.tasks["b"].z.shape == (24,)
-    assert not [n for n, _ in shared.named_parameters() if n.endswith("decoder.z")]
+    assert filled(Network, ImplicitConfig())["a", "align.p4"].z.shape == (32,)
+    assert filled(Network, ImplicitConfig(), latent=5)["a", "align.p4"].z.shape == (5,)
+    assert filled(Factorization, ImplicitConfig())["a", "align.p4"].weight.shape == (16, 2)
+    shared = filled(Network, ImplicitConfig(), shared=True)
+    assert len({id(d.z) for (task, _), d in shared.items() if task == "a"}) == 1
+    assert shared["a", "align.p3"].z.shape == (32,)
+    assert shared["b", "align.pooled"].z.shape == (24,)
 
 
 @pytest.mark.parametrize("decoder", ["vector", "network", "factorization"])
 def test_decoded_codes_start_with_the_given_spread(decoder: str) -> None:
     torch.manual_seed(0)
-    bank = ImplicitBank(ImplicitConfig(decoder), {"t": ({"x": 4096}, {"y": 4096})})
-    for place, mean in (("align", 0.0), ("refine", 1.0)):
-        decoded = getattr(bank.tasks["t"], place)[{"align": "x", "refine": "y"}[place]].decoder()
+    for mean in (0.0, 1.0):
+        (one,) = DECODERS[decoder].of_task([4096], [mean])
+        decoded = one(None)
         assert abs(float(decoded.mean()) - mean) < 0.02
         assert 0.012 < float(decoded.std()) < 0.03
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_decoders_keep_their_contract(decoder: str) -> None:
+    like = torch.zeros(2, 6, 4, 4)
+    for one, neutral in zip(DECODERS[decoder].of_task([6, 3], [0.0, 1.0]), (0.0, 1.0), strict=True):
+        assert one.constant
+        assert one(like).shape == one(None).shape
+        one.neutralise()
+        assert (one(None) == neutral).all()
+        assert one.flops(like) >= 0
+        assert one.penalty() is None
+
+
 @pytest.mark.parametrize("arm", ["implicit=none", *ARMS])
 def test_fusing_changes_nothing_but_the_cost(make: Callable, arm: str) -> None:
-    model = make(*arm.split(), "task.classification.classifier=linear")[0].model.eval()
+    model = make(*arm.split())[0].model.eval()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-0.5, 0.5)
@@ -150,24 +192,60 @@ def test_fusing_changes_nothing_but_the_cost(make: Callable, arm: str) -> None:
         before = model(images())
         fused = copy.deepcopy(model).fuse()
         after = fused(images())
-    assert not hasattr(fused, "bank")
+    assert not list(codes_of(fused))
     assert not [m for m in fused.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for task, outputs in before.items():
         for name, tensor in outputs.items():
             torch.testing.assert_close(after[task][name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_fusing_leaves_codes_that_no_linear_layer_can_hold(make: Callable) -> None:
-    model = make("implicit=vector")[0].model.eval()
+def test_codes_cost_nothing_where_the_classifier_is_linear(make: Callable) -> None:
+    model = make("implicit=vector", "task.classification.classifier=linear")[0].model.eval()
     with torch.no_grad():
         before, after = model(images()), model.fuse()(images())
-    assert set(model.bank.sites()) == {
-        ("classification", "align", "pooled"),
-        ("classification", "refine", "logits"),
-    }
+    assert not list(codes_of(model))
     torch.testing.assert_close(
         after["classification"]["logits"], before["classification"]["logits"]
     )
+
+
+def test_a_code_that_no_linear_layer_can_hold_stays() -> None:
+    head = Places({"x": 4}, {})
+    fill_slots(ImplicitConfig(), {"t": head}, Vector.of_task)
+    x = torch.rand(2, 4)
+    before = head.align["x"](x)
+    head.align["x"].fold()
+    assert head.align["x"].code is not None
+    assert torch.equal(head.align["x"](x), before)
+
+
+def test_a_code_that_depends_on_its_input_is_not_folded() -> None:
+    class Varying(Vector):
+        constant = False
+
+    layer = nn.Linear(4, 3)
+    slot = Slot(4, before=[layer])
+    head = Places({}, {})
+    head.align["x"] = slot
+    fill_slots(ImplicitConfig(), {"t": head}, Varying.of_task)
+    slot.fold()
+    assert slot.code is not None
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_layer_without_bias_gets_one(place: str) -> None:
+    layer = nn.Linear(4, 3, bias=False)
+    slot = Slot(4, before=[layer]) if place == "before" else Slot(3, after=layer)
+    head = Places({}, {})
+    head.align["x"] = slot
+    fill_slots(ImplicitConfig(), {"t": head}, Vector.of_task)
+    x = torch.rand(2, 4)
+    with torch.no_grad():
+        run = (lambda: layer(slot(x))) if place == "before" else (lambda: slot(layer(x)))
+        expected = run()
+        slot.fold()
+        assert slot.code is None
+        torch.testing.assert_close(run(), expected)
 
 
 @pytest.mark.parametrize(
@@ -175,8 +253,6 @@ def test_fusing_leaves_codes_that_no_linear_layer_can_hold(make: Callable) -> No
     [
         ({"refine": "concat"}, "implicit.refine=concat"),
         ({"align": "rotate"}, "implicit.align=rotate"),
-        ({"decoder": "lstm"}, "implicit.decoder=lstm"),
-        ({"shared": True}, "implicit.shared=true"),
         ({"per_task": {"a": {"refine": "concat"}}}, "implicit.per_task.a.refine=concat"),
         ({"per_task": {"a": {"sigma": 1}}}, "sigma"),
         ({"per_task": {"c": {"align": "mul"}}}, "'c'"),
@@ -185,6 +261,29 @@ def test_fusing_leaves_codes_that_no_linear_layer_can_hold(make: Callable) -> No
 )
 def test_impossible_codes_are_refused_with_a_fix(arguments: dict, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        ImplicitBank(ImplicitConfig(**({"decoder": "vector"} | arguments)), HEADS)
+        filled(Vector, ImplicitConfig(**arguments))
     assert said in str(caught.value)
     assert "fix:" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["implicit=vector", "+implicit.decoder.rank=3"], "implicit.decoder.rank"),
+        (["implicit=vector", "+implicit.decoder.shared=true"], "implicit.decoder.shared"),
+        (["implicit.decoder._target_=unified.implicit.lstm.LSTM"], "unified.implicit.lstm.LSTM"),
+    ],
+)
+def test_unknown_options_of_a_decoder_are_refused(
+    make: Callable, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(*overrides)
+    assert said in str(caught.value)
+    assert "fix:" in str(caught.value)
+
+
+def test_a_slot_outside_of_its_containers_is_a_mistake() -> None:
+    head = nn.ModuleDict({"elsewhere": Slot(4)})
+    with pytest.raises(TypeError, match="elsewhere"):
+        fill_slots(ImplicitConfig(), {"t": head}, Vector.of_task)

@@ -13,6 +13,7 @@ from torch import nn
 from unified.callbacks import AtomicCheckpointIO, History, RampedEMA, read_history
 from unified.data.dataset import collate
 from unified.errors import DataError
+from unified.implicit.bank import codes_of
 from unified.module import UnifiedModule
 from unified.run import train
 
@@ -31,7 +32,7 @@ def test_codes_biases_and_norms_do_not_decay(module) -> None:
     assert len(everything) == len({id(p) for p in everything})
     assert groups["codes"]["weight_decay"] == 0
     assert {id(p) for p in groups["codes"]["params"]} == {
-        id(p) for p in module.model.bank.parameters()
+        id(p) for _, code in codes_of(module.model) for p in code.parameters()
     }
     decayed = {id(p) for g in groups.values() if g["weight_decay"] for p in g["params"]}
     for layer in module.modules():
@@ -39,7 +40,7 @@ def test_codes_biases_and_norms_do_not_decay(module) -> None:
             assert id(layer.weight) not in decayed
         if isinstance(layer, nn.Conv2d):
             assert id(layer.weight) in decayed
-    assert id(module.model.heads["classification"].classifier.codes) not in decayed
+    assert id(module.model.heads["classification"].classify.weight) not in decayed
     assert all(p.ndim > 1 for g in groups.values() if g["weight_decay"] for p in g["params"])
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from unified.errors import ConfigError, DataError, UserError
-from unified.implicit import ImplicitBank
+from unified.implicit.bank import MakeDecoders, fill_slots
+from unified.implicit.config import ImplicitConfig
 from unified.model import UnifiedModel
 from unified.protocols import Task, Trunk
 from unified.schema import Config, validate
@@ -53,14 +55,22 @@ def build(config: Config, data: DataSpec) -> Built:
             tasks[name] = _instantiate(
                 f"task.{name}", config.task[name], features=trunk.features, data=data
             )
-    bank = None
-    if config.implicit.decoder != "none":
-        widths = {n: (t.head.stem_widths, t.head.output_widths) for n, t in tasks.items()}
-        with _seeded(config.seed, "codes"):
-            bank = ImplicitBank(config.implicit, widths)
     heads = {name: task.head for name, task in tasks.items()}
-    model = UnifiedModel(trunk, heads, bank)  # type: ignore[arg-type]
+    if config.implicit.decoder is not None:
+        with _seeded(config.seed, "codes"):
+            fill_slots(config.implicit, heads, _decoders(config.implicit))
+    model = UnifiedModel(trunk, heads)  # type: ignore[arg-type]
     return Built(model.to(memory_format=torch.channels_last), tasks, data)
+
+
+def _decoders(config: ImplicitConfig) -> MakeDecoders:
+    """What makes one task's decoders, as the configuration has it."""
+    assert config.decoder is not None
+    key, given = "implicit.decoder", ("widths", "neutrals")
+    make = _class_of(key, config.decoder).of_task
+    options = {k: v for k, v in config.decoder.items() if k != "_target_"}
+    _check_arguments(key, make, options, given)
+    return partial(make, **options)
 
 
 def order_tasks(
@@ -151,21 +161,29 @@ def _instantiate(key: str, arguments: Mapping[str, Any], **given: Any) -> Any:
     """Call `_target_` with the configured arguments, after checking their names."""
     cls = _class_of(key, arguments)
     own = {k: v for k, v in arguments.items() if k != "_target_"}
-    parameters = inspect.signature(cls).parameters
-    unknown = sorted(set(own) - set(parameters))
+    _check_arguments(key, cls, own, given)
+    return cls(**given, **own)
+
+
+def _check_arguments(
+    key: str, call: Callable[..., Any], own: Mapping[str, Any], given: Iterable[str]
+) -> None:
+    """Refuse arguments that a call does not take, or that it lacks, by their configuration keys."""
+    parameters = inspect.signature(call).parameters
+    allowed = [name for name in parameters if name not in given]
+    unknown = sorted(set(own) - set(allowed))
     if unknown:
-        allowed = [p for p in parameters if p not in given]
+        named = getattr(call, "__self__", call).__name__
         raise ConfigError(
-            f"{key}.{unknown[0]} is not an argument of {cls.__name__}", f"use {', '.join(allowed)}"
+            f"{key}.{unknown[0]} is not an argument of {named}", f"use {', '.join(allowed)}"
         )
     missing = [
-        p.name
-        for p in parameters.values()
-        if p.default is p.empty and p.name not in own and p.name not in given
+        name
+        for name in allowed
+        if parameters[name].default is inspect.Parameter.empty and name not in own
     ]
     if missing:
         raise ConfigError(f"{key}.{missing[0]} is not set", f"add it: {key}.{missing[0]}=…")
-    return cls(**given, **own)
 
 
 # --- Checkpoints ----------------------------------------------------------------------------

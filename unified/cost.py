@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from unified.implicit import Concat, ImplicitBank, LinearDecoder, Site
+from unified.implicit.bank import Code, codes_of
 from unified.model import UnifiedModel
 
 
@@ -25,61 +24,55 @@ def measure_cost(model: UnifiedModel, size: int) -> dict[str, Any]:
     Returns:
         Part (`trunk`, `head.<task>`, `codes.<task>`) → `parameters` and `flops`.
     """
-    bank: ImplicitBank | None = getattr(model, "bank", None)
-    parts: dict[str, nn.Module] = {"trunk": model.trunk}
-    parts |= {f"head.{name}": head for name, head in model.heads.items()}
-    code_flops = dict.fromkeys(bank.tasks if bank else (), 0)
-    hooks = []
-    if bank is not None:
-        parts |= {f"codes.{name}": codes for name, codes in bank.tasks.items()}
-        for name, codes in bank.tasks.items():
-            hooks += _count_sites(name, codes, code_flops)
-    part_flops = dict.fromkeys(parts, 0)
+    code_flops: dict[str, int] = {}
+    hooks = [
+        code.register_forward_hook(_count_into(code_flops, f"heads.{task}.{slot}.code"))
+        for task, head in model.heads.items()
+        for slot, code in codes_of(head)
+    ]
+    counts = _count(model, size)
+    for hook in hooks:
+        hook.remove()
+    parts = {"trunk": _part(model.trunk, counts.get("UnifiedModel.trunk", 0))}
+    codes = {}
+    for task, head in model.heads.items():
+        own = {
+            name: flops for name, flops in code_flops.items() if name.startswith(f"heads.{task}.")
+        }
+        # What torch counted inside of codes is theirs, not the head's.
+        inside = sum(counts.get(f"UnifiedModel.{name}", 0) for name in own)
+        code = nn.ModuleList(code for _, code in codes_of(head))
+        whole = _part(head, counts.get(f"UnifiedModel.heads.{task}", 0) - inside)
+        if own:
+            codes[f"codes.{task}"] = _part(code, sum(own.values()))
+            whole["parameters"] -= codes[f"codes.{task}"]["parameters"]
+        parts[f"head.{task}"] = whole
+    return {"parts": parts | codes, "counted_by_torch": counts["Global"]}
+
+
+def _count(model: UnifiedModel, size: int) -> dict[str, int]:
+    """Module name → FLOPs of one forward pass, by torch's counter."""
     counter = FlopCounterMode(display=False)
-    device = next(model.parameters()).device
-    training = model.training
+    device, training = next(model.parameters()).device, model.training
     model.eval()
     with torch.no_grad(), counter:
         model(torch.zeros(1, 3, size, size, device=device))
     model.train(training)
-    for hook in hooks:
-        hook.remove()
-    counts = counter.get_flop_counts()
-    total = sum(counts["Global"].values())
-    part_flops["trunk"] = sum(counts.get("UnifiedModel.trunk", {}).values())
-    for name in model.heads:
-        # Heads are entered by stem and predict, not by forward: add up their submodules.
-        prefix = f"UnifiedModel.heads.{name}."
-        found = [k for k in counts if k.startswith(prefix)]
-        leaves = [k for k in found if not any(o.startswith(f"{k}.") for o in found)]
-        part_flops[f"head.{name}"] = sum(sum(counts[k].values()) for k in leaves)
-    for name, flops in code_flops.items():
-        part_flops[f"codes.{name}"] = flops
-    return {
-        "parts": {
-            name: {
-                "parameters": sum(p.numel() for p in module.parameters()),
-                "flops": int(part_flops[name]),
-            }
-            for name, module in parts.items()
-        },
-        "counted_by_torch": int(total),
-    }
+    return {name: int(sum(by.values())) for name, by in counter.get_flop_counts().items()}
 
 
-def _count_sites(task: str, codes: nn.Module, totals: dict[str, int]) -> list[Any]:
-    """Hooks that add each site's elementwise (or projection) work to its task's total."""
+def _count_into(totals: dict[str, int], name: str) -> Any:
+    """A hook that adds a code's work under its name."""
 
-    def hook(site: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        assert isinstance(site, Site)
-        work = output.numel()
-        if isinstance(site.operator, Concat):
-            work *= 2 * output.shape[1]
-        if isinstance(site.decoder, LinearDecoder):
-            work += 2 * math.prod(site.decoder.weight.shape)
-        totals[task] += work
+    def hook(code: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        assert isinstance(code, Code)
+        totals[name] = totals.get(name, 0) + code.flops(inputs[0])
 
-    return [m.register_forward_hook(hook) for m in codes.modules() if isinstance(m, Site)]
+    return hook
+
+
+def _part(module: nn.Module, flops: int) -> dict[str, int]:
+    return {"parameters": sum(p.numel() for p in module.parameters()), "flops": flops}
 
 
 def print_cost(cost: Mapping[str, Any], size: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from unified.build import CHECKPOINT_KEY, Built, describe
 from unified.data.coco import CocoSplit
 from unified.errors import DataError
+from unified.implicit.bank import codes_of
 from unified.inference import decode_all
 from unified.ops.losses import zero_of
 from unified.protocols import Metric
@@ -108,7 +109,8 @@ class UnifiedModule(pl.LightningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Trunk, heads and codes; no decay on codes, class codes, biases and norms."""
         c = self.config.optim
-        codes = getattr(self.model, "bank", nn.Module())
+        # Slots of one task may share a code: each parameter once.
+        codes = {id(p): p for _, code in codes_of(self.model) for p in code.parameters()}
         parts = {"trunk": self.model.trunk, "heads": self.model.heads, "weighting": self.weighting}
         groups = []
         for name, module in parts.items():
@@ -117,7 +119,7 @@ class UnifiedModule(pl.LightningModule):
                 for m in module.modules()
                 if isinstance(m, (nn.Conv2d, nn.Linear)) and m.weight is not None
             }
-            parameters = list(module.parameters())
+            parameters = [p for p in module.parameters() if id(p) not in codes]
             for group, decay, chosen in (
                 (name, c.weight_decay, [p for p in parameters if id(p) in decayed]),
                 (f"{name}.no_decay", 0.0, [p for p in parameters if id(p) not in decayed]),
@@ -126,11 +128,11 @@ class UnifiedModule(pl.LightningModule):
                     groups.append(
                         {"name": group, "params": chosen, "lr": c.lr, "weight_decay": decay}
                     )
-        if list(codes.parameters()):
+        if codes:
             groups.append(
                 {
                     "name": "codes",
-                    "params": list(codes.parameters()),
+                    "params": list(codes.values()),
                     "lr": c.lr * c.code_lr,
                     "weight_decay": 0.0,
                 }

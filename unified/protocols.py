@@ -25,35 +25,6 @@ class Trunk(Protocol):
         ...
 
 
-class Head(nn.Module):
-    """The discriminator d_Ψ in two parts, because codes act between and after them.
-
-    A head knows no code, no loss and no metric. Subclasses set `stem_widths` and
-    `output_widths`; from these come the sites `align.<stem>` and `refine.<output>`.
-
-    Attributes:
-        stem_widths: stem name → channels.
-        output_widths: output name → channels.
-        links: output name → (stem name, the linear layer between them), for every output that
-            is one linear layer away from one stem; lets `fuse` fold codes into that layer.
-    """
-
-    stem_widths: dict[str, int]
-    output_widths: dict[str, int]
-
-    @property
-    def links(self) -> dict[str, tuple[str, nn.Module]]:
-        return {}
-
-    def stem(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pyramid → stem name → tensor with channels on axis 1."""
-        raise TypeError(f"{type(self).__name__} must define stem")
-
-    def predict(self, stems: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Stems → output name → tensor with channels on axis 1."""
-        raise TypeError(f"{type(self).__name__} must define predict")
-
-
 class Metric(Protocol):
     """Collects predictions over a validation set, scores them, writes the official file."""
 
@@ -96,7 +67,7 @@ class Task(Protocol):
     """
 
     name: str
-    head: Head
+    head: nn.Module
     requires: tuple[str, ...]
     loss_weights: dict[str, float]
 

@@ -36,6 +36,7 @@ from unified.cost import measure_cost, print_cost
 from unified.data.datamodule import DataModule
 from unified.data.images import read_upright
 from unified.errors import ConfigError, DataError
+from unified.implicit.bank import codes_of
 from unified.inference import Predictor
 from unified.module import SCORE, UnifiedModule
 from unified.pictures import draw_prediction, save_picture
@@ -213,13 +214,13 @@ def _report(
 
 
 def _facts(config: Config, built: Built) -> dict[str, Any]:
-    bank = getattr(built.model, "bank", None)
+    codes = {id(p): p for _, code in codes_of(built.model) for p in code.parameters()}
     return {
         "name": config.name,
         "seed": config.seed,
         "tasks": list(built.tasks),
         "parameters": sum(p.numel() for p in built.model.parameters()),
-        "code_parameters": sum(p.numel() for p in bank.parameters()) if bank else 0,
+        "code_parameters": sum(p.numel() for p in codes.values()),
         "versions": {
             "unified": __version__, "torch": torch.__version__, "python": platform.python_version()
         },

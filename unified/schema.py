@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from unified.data.augment import AugmentConfig
 from unified.data.datamodule import DataConfig
 from unified.errors import ConfigError
-from unified.implicit import ImplicitConfig
+from unified.implicit.config import ImplicitConfig
 from unified.weighting import WeightingConfig
 
 

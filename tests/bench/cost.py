@@ -15,10 +15,11 @@ import torch
 from results import table, write
 from torch import nn
 
-from heads.detection import DetectionHead
 from tasks.detection import Detection
 from unified.cost import measure_cost
-from unified.implicit import ImplicitBank, ImplicitConfig
+from unified.implicit.bank import fill_slots
+from unified.implicit.config import ImplicitConfig
+from unified.implicit.vector import Vector
 from unified.model import UnifiedModel
 from unified.specs import Batch, DataSpec, LabelSpace, Targets
 from unified.trunks.csp import CSPTrunk
@@ -35,10 +36,9 @@ def make(codes: bool) -> tuple[UnifiedModel, Detection]:
     torch.manual_seed(0)
     trunk = CSPTrunk(**CSP)
     task = Detection(trunk.features, DataSpec({"instances": LABELS}, SIZE), anchors=ANCHORS)
-    head: DetectionHead = task.head
-    widths = {"detection": (head.stem_widths, head.output_widths)}
-    bank = ImplicitBank(ImplicitConfig("vector"), widths) if codes else None
-    model = UnifiedModel(trunk, {"detection": head}, bank)
+    if codes:
+        fill_slots(ImplicitConfig(), {"detection": task.head}, Vector.of_task)
+    model = UnifiedModel(trunk, {"detection": task.head})
     return model.to(memory_format=torch.channels_last), task
 
 

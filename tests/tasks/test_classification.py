@@ -44,17 +44,18 @@ def test_codes_and_linear_give_one_logit_per_class() -> None:
     maps = {"p3": torch.rand(2, 8, 4, 4), "p4": torch.rand(2, 8, 2, 2)}
     for classifier in ("codes", "linear"):
         head = ClassificationHead(FEATURES, 5, 6, classifier, 3)
-        stems = head.stem(maps)
-        assert stems["pooled"].shape == (2, head.stem_widths["pooled"])
-        assert head.predict(stems)["logits"].shape == (2, head.output_widths["logits"])
+        assert head(maps)["logits"].shape == (2, 5)
 
 
 def test_logits_are_inner_products_with_class_codes() -> None:
     head = ClassificationHead(FEATURES, 5, 6, "codes", 3)
-    pooled = torch.rand(2, 24)
-    projected = head.classifier.project(pooled)
-    expected = torch.einsum("bd,cd->bc", projected, head.classifier.codes) + head.classifier.bias
-    torch.testing.assert_close(head.predict({"pooled": pooled})["logits"], expected)
+    seen = []
+    head.align["pooled"].register_forward_hook(lambda m, i, o: seen.append(o))
+    found = head({"p3": torch.rand(2, 8, 4, 4), "p4": torch.rand(2, 8, 2, 2)})["logits"]
+    projected = head.project(seen[0])
+    codes = head.classify
+    expected = torch.einsum("bd,cd->bc", projected, codes.weight) + codes.bias
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("override", ["classifier=tree", "loss_kind=hinge"])

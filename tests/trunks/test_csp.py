@@ -13,7 +13,9 @@ from torch import nn
 import conf
 from heads.detection import DetectionHead
 from unified.errors import ConfigError
-from unified.implicit import ImplicitBank, ImplicitConfig
+from unified.implicit.bank import fill_slots
+from unified.implicit.config import ImplicitConfig
+from unified.implicit.vector import Vector
 from unified.model import UnifiedModel
 from unified.trunks.csp import CSPTrunk
 
@@ -30,9 +32,8 @@ def count(*modules: nn.Module) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
-def make_codes(head: DetectionHead) -> ImplicitBank:
-    widths = {"detection": (head.stem_widths, head.output_widths)}
-    return ImplicitBank(ImplicitConfig("vector", "add", "mul"), widths)
+def add_codes(head: DetectionHead) -> None:
+    fill_slots(ImplicitConfig(), {"detection": head}, Vector.of_task)
 
 
 @pytest.mark.parametrize(
@@ -47,10 +48,9 @@ def test_totals_equal_the_official_ones(name: str, plain: int, codes: int) -> No
     with torch.device("meta"):
         trunk = make_trunk(name)
         head = DetectionHead(trunk.features, 80, ANCHORS)
-        bank = make_codes(head)
-    assert count(trunk, head) == plain
-    assert count(bank) == codes
-    assert count(UnifiedModel(trunk, {"detection": head}, bank)) == plain + codes
+        assert count(UnifiedModel(trunk, {"detection": head})) == plain
+        add_codes(head)
+    assert count(UnifiedModel(trunk, {"detection": head})) == plain + codes
 
 
 def test_tiny_has_about_a_million_parameters() -> None:
