@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unified.slots import Slot
-from unified.specs import FeatureSpec
+from unified.trunks.features import FeatureSpec
 from unified.trunks.layers import ConvNormAct
 
 

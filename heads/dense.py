@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from unified.slots import Slot
-from unified.specs import FeatureSpec
+from unified.trunks.features import FeatureSpec
 from unified.trunks.layers import ConvNormAct
 
 

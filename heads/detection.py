@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from heads.dense import DenseHead
-from unified.specs import FeatureSpec
+from unified.trunks.features import FeatureSpec
 
 
 class DetectionHead(DenseHead):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from heads.dense import DenseHead
-from unified.specs import FeatureSpec
+from unified.trunks.features import FeatureSpec
 
 
 class EmbeddingHead(DenseHead):

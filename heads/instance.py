@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from heads.dense import DenseHead
 from heads.pixels import PixelStem
 from unified.slots import Slot
-from unified.specs import FeatureSpec
+from unified.trunks.features import FeatureSpec
 
 
 class InstanceHead(DenseHead):

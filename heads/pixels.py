@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unified.specs import FeatureSpec
+from unified.trunks.features import FeatureSpec
 from unified.trunks.layers import ConvNormAct
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from heads.pixels import PixelStem
 from unified.slots import Slot
-from unified.specs import FeatureSpec
+from unified.trunks.features import FeatureSpec
 
 
 class SemanticHead(nn.Module):

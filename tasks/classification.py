@@ -9,14 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from heads.classification import ClassificationHead
-from unified.data.coco import CocoSplit
+from unified.batch import Batch
 from unified.errors import ConfigError
-from unified.metrics.multilabel import MultilabelScores
-from unified.ops.losses import asymmetric_loss, zero_of
-from unified.specs import Batch, DataSpec, FeatureSpec, Tags, Targets, Upstream
+from unified.kinds.kind import STRONG
+from unified.kinds.objects import ObjectAsk, ObjectSource, ObjectTargets
+from unified.kinds.tags import Tags
+from unified.ops.losses import asymmetric_loss
+from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
+from unified.trunks.features import FeatureSpec
 
 
-class Classification:
+class Classification(Task):
     """One logit per category from the pooled pyramid.
 
     Args:
@@ -26,11 +29,12 @@ class Classification:
         dim: width of the projection in front of the class codes.
         loss_kind: `asymmetric` or `bce`.
         gamma_pos, gamma_neg, clip: of the asymmetric loss.
+        view: in which it learns.
         loss_weights: fixed weight of `category`.
     """
 
     name = "classification"
-    requires: tuple[str, ...] = ()
+    truth = ObjectAsk
 
     def __init__(
         self,
@@ -43,8 +47,10 @@ class Classification:
         gamma_pos: float = 0.0,
         gamma_neg: float = 2.0,
         clip: float = 0.05,
+        view: str = STRONG,
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
+        super().__init__()
         for key, value, choices in (
             ("classifier", classifier, ("codes", "linear")),
             ("loss_kind", loss_kind, ("asymmetric", "bce")),
@@ -53,36 +59,42 @@ class Classification:
                 raise ConfigError(
                     f"task.classification.{key}={value} is unknown", f"use {' or '.join(choices)}"
                 )
-        self.labels = data.labels_for(self.name, "instances")
-        self.head = ClassificationHead(features, len(self.labels), width, classifier, dim)
+        self.asks = (ObjectAsk(view),)
+        classes = len(data.space(ObjectAsk))
+        self.head = ClassificationHead(features, classes, width, classifier, dim)
         self.loss_kind = loss_kind
         self.gamma_pos, self.gamma_neg, self.clip = gamma_pos, gamma_neg, clip
         self.loss_weights = dict(loss_weights or {})
 
     def loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
-    ) -> dict[str, Tensor]:
-        """Mean over the images with labels, sum over categories."""
+    ) -> tuple[Losses, None]:
+        """Sum over categories, mean over images; reads labels (M,) of the targets `objects`."""
+        targets: ObjectTargets = batch.labels["objects"]  # type: ignore[assignment]
         logits = outputs["logits"].float()
-        present = presence(batch.targets, len(logits), len(self.labels))
+        present = presence(targets, logits.shape[1])
         if self.loss_kind == "bce":
             losses = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
         else:
             losses = asymmetric_loss(logits, present, self.gamma_pos, self.gamma_neg, self.clip)
-        labelled = batch.labelled.float()
-        mean = (losses.sum(1) * labelled).sum() / labelled.sum().clamp(min=1)
-        return {"category": mean + zero_of(outputs)}
+        known = targets.known.float()
+        return {"category": Mean((losses.sum(1) * known).sum(), known.sum())}, None
 
-    def decode(self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream) -> list[Tags]:
-        return [Tags(scores) for scores in outputs["logits"].float().sigmoid()]
+    def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Tensor:
+        """(B, C) probabilities."""
+        return outputs["logits"].float().sigmoid()
 
-    def metric(self, truth: CocoSplit) -> MultilabelScores:
-        truth.require("instances")
-        return MultilabelScores(self.labels)
+    def finish(self, kept: Tensor, batch: Batch, upstream: Upstream) -> list[Tags]:
+        return [Tags(scores) for scores in kept]
+
+    def metric(self, source: ObjectSource) -> Metric:
+        from unified.metrics.multilabel import MultilabelScores
+
+        return MultilabelScores(source)
 
 
-def presence(targets: Targets, images: int, classes: int) -> Tensor:
-    """(images, classes) float 1 where at least one object, crowds included, is in view."""
-    present = torch.zeros(images, classes, device=targets.labels.device)
+def presence(targets: ObjectTargets, classes: int) -> Tensor:
+    """(B, classes) float 1 where at least one object, crowds included, is in view."""
+    present = torch.zeros(len(targets.known), classes, device=targets.labels.device)
     present[targets.image, targets.labels] = 1.0
     return present

@@ -7,33 +7,25 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, complete_box_iou_loss
+from torchvision.ops import complete_box_iou_loss
 
 from heads.detection import DetectionHead
-from unified.data.coco import CocoSplit
+from unified.batch import Batch
 from unified.errors import ConfigError
-from unified.metrics.coco_ap import CocoAP
-from unified.ops.anchors import cluster_anchors
+from unified.kinds.kind import STRONG
+from unified.kinds.objects import Detections, ObjectAsk, ObjectSource, ObjectTargets
+from unified.ops.anchors import initial_anchors
 from unified.ops.boxes import decode_boxes, inside_any, to_original
-from unified.ops.losses import zero_of
+from unified.ops.dense import Anchors, Kept, Matches, Suppression, candidates, per_anchor
 from unified.ops.matching import LevelMatch, match_level
-from unified.specs import (
-    Batch,
-    Cells,
-    DataSpec,
-    Detections,
-    FeatureSpec,
-    Kept,
-    Matches,
-    Targets,
-    Upstream,
-)
+from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
+from unified.trunks.features import FeatureSpec
 
 REFERENCE_SIZE = 640
 REFERENCE_CLASSES = 80
 
 
-class Detection:
+class Detection(Task):
     """Boxes, objectness and categories at every cell and anchor.
 
     Args:
@@ -43,19 +35,23 @@ class Detection:
         per_level: anchors per level.
         expansion: width of the head's stem over the trunk's level.
         max_ratio: a box matches an anchor whose side ratios are all below this.
-        level_balance: weight of each level's objectness.
-        min_score, max_candidates, nms_iou, max_detections: decoding; candidates are capped by
-            score before non-maximum suppression.
+        level_balance: weight of each level's objectness, finest first.
+        min_score: candidates below are dropped before suppression.
+        max_candidates: best candidates per image that enter suppression.
+        nms_iou: overlap at which the lower-scored box of a category is suppressed.
+        max_detections: kept per image.
         evaluator: `faster` (faster-coco-eval) or `pycocotools`.
+        view: in which it learns.
         loss_weights: fixed weights of box, objectness and category at 640 px and 80 categories.
             Objectness is a mean over cells, of which small inputs have fewer empty ones, and
             category a mean over categories: both are scaled to the data at hand.
 
-    Publishes `Matches` in training and `Kept` in decoding.
+    Publishes `Anchors` when building, `Matches` in training and `Kept` in decoding.
     """
 
     name = "detection"
-    requires: tuple[str, ...] = ()
+    publishes = (Anchors, Matches, Kept)
+    truth = ObjectAsk
 
     def __init__(
         self,
@@ -71,9 +67,12 @@ class Detection:
         nms_iou: float = 0.65,
         max_detections: int = 100,
         evaluator: str = "faster",
+        view: str = STRONG,
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
-        self.labels = data.labels_for(self.name, "instances")
+        super().__init__()
+        self.asks = (ObjectAsk(view),)
+        self.classes = len(data.space(ObjectAsk))
         self.levels = tuple(features)
         self.strides = tuple(level.stride for level in features.values())
         if len(level_balance) != len(self.levels):
@@ -82,191 +81,102 @@ class Detection:
                 f"{len(self.levels)} levels",
                 "give one number per level",
             )
-        start = _initial_anchors(anchors, per_level, len(self.levels), data)
-        self.head = DetectionHead(features, len(self.labels), start, expansion)
+        source: ObjectSource | None = data.source(ObjectAsk)  # type: ignore[assignment]
+        start = initial_anchors(
+            anchors, per_level, len(self.levels), data.image_size / REFERENCE_SIZE,
+            source.sizes(data.image_size) if source else None,
+        )  # fmt: skip
+        self.head = DetectionHead(features, self.classes, start, expansion)
         self.max_ratio, self.level_balance = max_ratio, tuple(level_balance)
-        self.min_score, self.max_candidates = min_score, max_candidates
-        self.nms_iou, self.max_detections = nms_iou, max_detections
+        self.suppression = Suppression(min_score, max_candidates, nms_iou, max_detections)
         self.evaluator = evaluator
-        self.loss_weights = _scale_weights(loss_weights or {}, data.image_size, len(self.labels))
+        self.loss_weights = _scale_weights(loss_weights or {}, data.image_size, self.classes)
 
-    # --- Training -----------------------------------------------------------------------
+    def built(self) -> Sequence[Anchors]:
+        return (Anchors(self.levels, self.head.per_cell),)
 
     def loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
-    ) -> dict[str, Tensor]:
+    ) -> tuple[Losses, Matches]:
         """CIoU of matched anchors, objectness with the IoU as target, category of matched anchors.
 
-        Each part is a mean per level, summed over levels; objectness is balanced over levels.
-        Crowd regions and images without boxes labelled count in no part.
+        Reads the targets `objects`: boxes (M, 4), labels (M,), crowd (M,). Each part is a mean
+        per level, summed over levels; objectness is balanced over levels. Crowd regions and
+        images without boxes labelled count in no part.
         """
-        zero = zero_of(outputs)
-        parts = {"box": zero, "objectness": zero, "category": zero}
-        countable = (~batch.targets.crowd).nonzero().squeeze(1)
-        matches = []
+        targets: ObjectTargets = batch.labels["objects"]  # type: ignore[assignment]
+        rows = (~targets.crowd).nonzero().squeeze(1)
+        found, parts = [], []
         for index, level in enumerate(self.levels):
-            raw = self._per_anchor(outputs[level])
+            raw = per_anchor(outputs[level], self.head.per_cell)
             match = match_level(
-                batch.targets.boxes[countable],
-                batch.targets.image[countable],
-                self.head.anchors[index],
-                (raw.shape[2], raw.shape[3]),
-                self.strides[index],
-                self.max_ratio,
+                targets.boxes[rows], targets.image[rows], self.head.anchors[index],
+                (raw.shape[2], raw.shape[3]), self.strides[index], self.max_ratio,
+            )  # fmt: skip
+            found.append(match)
+            parts.append(self._level_loss(raw, match, rows[match.target], targets, index))
+        losses = {
+            name: Mean(*(torch.stack(sums) for sums in zip(*own, strict=True)))
+            for name, own in zip(
+                ("box", "objectness", "category"), zip(*parts, strict=True), strict=True
             )
-            matches.append(match)
-            box, objectness, category = self._level_loss(
-                raw, match, _take(batch.targets, countable), batch, index
-            )
-            parts["box"] = parts["box"] + box
-            parts["objectness"] = parts["objectness"] + self.level_balance[index] * objectness
-            parts["category"] = parts["category"] + category
-        upstream[self.name] = self._publish(matches, countable)
-        return parts
-
-    def _per_anchor(self, output: Tensor) -> Tensor:
-        """(B, A·(5+C), H, W) → (B, A, H, W, 5+C)."""
-        b, _, h, w = output.shape
-        return output.view(b, self.head.per_cell, -1, h, w).permute(0, 1, 3, 4, 2)
+        }
+        return losses, Matches.of_levels(found, rows, self.levels)
 
     def _level_loss(
-        self, raw: Tensor, match: LevelMatch, targets: Targets, batch: Batch, index: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        stride = self.strides[index]
-        chosen = raw[match.image, match.anchor, match.y, match.x].float()  # (K, 5 + C)
+        self, raw: Tensor, match: LevelMatch, target: Tensor, targets: ObjectTargets, index: int
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Total and count of box, objectness and category; `target` are rows of the targets."""
+        place = (match.image, match.anchor, match.y, match.x)
+        chosen = raw[place].float()  # (K, 5 + C)
+        boxes = decode_boxes(
+            chosen[:, :4], torch.stack([match.x, match.y], 1),
+            self.head.anchors[index][match.anchor], self.strides[index],
+        )  # fmt: skip
+        box_losses = complete_box_iou_loss(boxes, targets.boxes[target])
+        labels = F.one_hot(targets.labels[target], self.classes).float()
+        category = F.binary_cross_entropy_with_logits(chosen[:, 5:], labels, reduction="sum")
+        # Two boxes may claim one anchor: the better prediction counts, whatever the order.
         goal = torch.zeros(raw.shape[:4], device=raw.device)
-        box = category = chosen.sum() * 0.0
-        if len(chosen):
-            predicted = decode_boxes(
-                chosen[:, :4],
-                torch.stack([match.x, match.y], 1),
-                self.head.anchors[index][match.anchor],
-                stride,
-            )
-            box_losses = complete_box_iou_loss(predicted, targets.boxes[match.target])
-            box = box_losses.mean()
-            labels = F.one_hot(targets.labels[match.target], len(self.labels)).float()
-            category = F.binary_cross_entropy_with_logits(chosen[:, 5:], labels)
-            place = (match.image, match.anchor, match.y, match.x)
-            # Two boxes may claim one anchor: the better prediction counts, whatever the order.
-            flat = torch.as_tensor(_ravel(place, goal.shape))
-            quality = (1 - box_losses.detach()).clamp(min=0)
-            goal.view(-1).scatter_reduce_(0, flat, quality, "amax")
-        counted = self._counted_cells(batch, goal, stride)
+        quality = (1 - box_losses.detach()).clamp(min=0)
+        goal.view(-1).scatter_reduce_(0, _ravel(place, goal.shape), quality, "amax")
+        counted = _counted_cells(targets, goal, self.strides[index])
         losses = F.binary_cross_entropy_with_logits(raw[..., 4].float(), goal, reduction="none")
-        return box, (losses * counted).sum() / counted.sum().clamp(min=1), category
-
-    def _counted_cells(self, batch: Batch, goal: Tensor, stride: int) -> Tensor:
-        """(B, A, H, W) 1 where objectness is known: labelled images, not a crowd's background."""
-        crowd = batch.targets.crowd
-        b, a, h, w = goal.shape
-        ignored = inside_any(
-            batch.targets.boxes[crowd], batch.targets.image[crowd], b, (h, w), stride
-        )
-        known = batch.labelled[:, None, None, None] & (~ignored[:, None] | (goal > 0))
-        return known.expand(b, a, h, w).float()
-
-    def _publish(self, matches: list[LevelMatch], countable: Tensor) -> Matches:
-        level = torch.cat([torch.full_like(m.image, i) for i, m in enumerate(matches)])
-        return Matches(
-            cells=Cells(
-                image=torch.cat([m.image for m in matches]),
-                level=level,
-                anchor=torch.cat([m.anchor for m in matches]),
-                y=torch.cat([m.y for m in matches]),
-                x=torch.cat([m.x for m in matches]),
-                levels=self.levels,
-                per_cell=self.head.per_cell,
-            ),
-            target=countable[torch.cat([m.target for m in matches])],
-        )
-
-    # --- Decoding -----------------------------------------------------------------------
-
-    def decode(
-        self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
-    ) -> list[Detections]:
-        """Best candidates by score, non-maximum suppression per category, original pixels."""
-        boxes, scores, cells = self._candidates(outputs)
-        kept = [self._keep(boxes[i], scores[i]) for i in range(len(boxes))]
-        rows = cells[torch.cat([k[3] for k in kept])]
-        upstream[self.name] = Kept(
-            boxes=torch.cat([k[0] for k in kept]),
-            scores=torch.cat([k[1] for k in kept]),
-            labels=torch.cat([k[2] for k in kept]),
-            cells=Cells(
-                image=torch.cat([torch.full_like(k[2], i) for i, k in enumerate(kept)]),
-                level=rows[:, 0],
-                anchor=rows[:, 1],
-                y=rows[:, 2],
-                x=rows[:, 3],
-                levels=self.levels,
-                per_cell=self.head.per_cell,
-            ),
-        )
+        matched = chosen.new_tensor(len(target))
         return [
-            Detections(to_original(box, meta), score, label)
-            for (box, score, label, _), meta in zip(kept, batch.metas, strict=True)
+            (box_losses.sum(), matched),
+            (self.level_balance[index] * (losses * counted).sum(), counted.sum()),
+            (category / self.classes, matched),
         ]
 
-    def _candidates(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (B, N, 4), scores (B, N, C) and cells (N, 4) as level, anchor, y, x."""
-        boxes, scores, cells = [], [], []
-        for index, level in enumerate(self.levels):
-            raw = self._per_anchor(outputs[level])
-            b, a, h, w, _ = raw.shape
-            anchor, y, x = torch.meshgrid(
-                *(torch.arange(n, device=raw.device) for n in (a, h, w)), indexing="ij"
-            )
-            sizes = self.head.anchors[index].view(1, a, 1, 1, 2)
-            decoded = decode_boxes(
-                raw[..., :4], torch.stack([x, y], -1), sizes, self.strides[index]
-            )
-            boxes.append(decoded.reshape(b, -1, 4))
-            score = raw[..., 4:5].float().sigmoid() * raw[..., 5:].float().sigmoid()
-            scores.append(score.reshape(b, -1, score.shape[-1]))
-            place = torch.stack([torch.full_like(y, index), anchor, y, x], -1)
-            cells.append(place.reshape(-1, 4))
-        return torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(cells)
+    def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Kept:
+        """Best candidates by score, non-maximum suppression per category."""
+        raw = [per_anchor(outputs[level], self.head.per_cell) for level in self.levels]
+        found = candidates(raw, self.head.anchors, self.strides)
+        return self.suppression.keep(*found, self.levels)
 
-    def _keep(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Boxes, scores, labels and candidate rows that survive in one image."""
-        flat = scores.flatten()
-        best, where = flat.topk(min(self.max_candidates, len(flat)))
-        where = where[best > self.min_score]
-        best = best[: len(where)]
-        row, label = where // scores.shape[1], where % scores.shape[1]
-        order = batched_nms(boxes[row], best, label, self.nms_iou)[: self.max_detections]
-        return boxes[row][order], best[order], label[order], row[order]
+    def finish(self, kept: Kept, batch: Batch, upstream: Upstream) -> list[Detections]:
+        """Boxes in original pixels."""
+        results = []
+        for index, meta in enumerate(batch.metas):
+            own = kept.cells.image == index
+            boxes = to_original(kept.boxes[own], meta)
+            results.append(Detections(boxes, kept.scores[own], kept.labels[own]))
+        return results
 
-    def metric(self, truth: CocoSplit) -> CocoAP:
-        return CocoAP(truth, self.labels, self.evaluator)
+    def metric(self, source: ObjectSource) -> Metric:
+        from unified.metrics.coco_ap import CocoAP
+
+        return CocoAP(source, self.evaluator)
 
 
-def _initial_anchors(
-    anchors: str | Sequence[Sequence[Sequence[float]]], per_level: int, levels: int, data: DataSpec
-) -> Tensor:
-    if isinstance(anchors, str):
-        if anchors != "auto":
-            raise ConfigError(
-                f"task.detection.anchors={anchors} is unknown", "use auto or a list of sizes"
-            )
-        if data.box_sizes is None:
-            # Rebuilt from a checkpoint, which fills the buffer in.
-            return torch.ones(levels, per_level, 2)
-        return cluster_anchors(data.box_sizes, levels, per_level)
-    fixed = torch.tensor([[list(pair) for pair in level] for level in anchors], dtype=torch.float32)
-    if fixed.ndim != 3 or fixed.shape[0] != levels or fixed.shape[2] != 2:
-        raise ConfigError(
-            f"task.detection.anchors has shape {tuple(fixed.shape)}, expected ({levels}, n, 2)",
-            "give for each pyramid level a list of [width, height] at 640 pixels",
-        )
-    if fixed.shape[1] != per_level:
-        raise ConfigError(
-            f"task.detection.anchors has {fixed.shape[1]} sizes per level, per_level={per_level}",
-            f"set task.detection.per_level={fixed.shape[1]}",
-        )
-    return fixed * data.image_size / REFERENCE_SIZE
+def _counted_cells(targets: ObjectTargets, goal: Tensor, stride: int) -> Tensor:
+    """(B, A, H, W) 1 where objectness is known: labelled images, not a crowd's background."""
+    crowd = targets.crowd
+    b, a, h, w = goal.shape
+    ignored = inside_any(targets.boxes[crowd], targets.image[crowd], b, (h, w), stride)
+    known = targets.known[:, None, None, None] & (~ignored[:, None] | (goal > 0))
+    return known.expand(b, a, h, w).float()
 
 
 def _scale_weights(weights: Mapping[str, float], size: int, classes: int) -> dict[str, float]:
@@ -275,13 +185,6 @@ def _scale_weights(weights: Mapping[str, float], size: int, classes: int) -> dic
         "category": classes / REFERENCE_CLASSES,
     }
     return {name: weight * factors.get(name, 1.0) for name, weight in weights.items()}
-
-
-def _take(targets: Targets, rows: Tensor) -> Targets:
-    return Targets(
-        targets.image[rows], targets.boxes[rows], targets.labels[rows], targets.crowd[rows],
-        targets.identities[rows],
-    )  # fmt: skip
 
 
 def _ravel(place: Sequence[Tensor], shape: Sequence[int]) -> Tensor:

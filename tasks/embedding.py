@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from pytorch_metric_learning.losses import SupConLoss
-from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from heads.embedding import EmbeddingHead
-from unified.data.coco import CocoSplit
+from unified.batch import Batch
 from unified.errors import ConfigError
-from unified.metrics.retrieval import Retrieval
+from unified.kinds.kind import STRONG, Source
+from unified.kinds.objects import ObjectAsk, ObjectTargets
+from unified.kinds.vectors import Vectors
 from unified.ops.boxes import shrink
-from unified.ops.losses import zero_of
-from unified.specs import Batch, DataSpec, FeatureSpec, Kept, Upstream, Vectors
+from unified.ops.dense import Kept
+from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
+from unified.trunks.features import FeatureSpec
+from unified.view import PLAIN
 
 
 class Memory(nn.Module):
@@ -58,7 +61,15 @@ class Memory(nn.Module):
         self.count += len(vectors)
 
 
-class Embedding:
+@dataclass(frozen=True)
+class VectorMap:
+    """Unit vectors (K, D) of the kept detections, read from the map (B, D, H, W)."""
+
+    vectors: Tensor
+    dense: Tensor
+
+
+class Embedding(Task):
     """A dense map of vectors at the finest level, averaged over the core of a box.
 
     The finest level serves objects of every size: on coarse ones, neighbours share a cell
@@ -66,7 +77,7 @@ class Embedding:
 
     Args:
         features, data: what trunk and data set publish.
-        views: augmented views per image in the batch (`data.views`).
+        views: in which it learns; with more than one, an object's view is partner of its others.
         width: channels of the head's stem.
         dim: length of the vectors.
         core: share of a box's sides over which the map is averaged.
@@ -80,13 +91,14 @@ class Embedding:
     """
 
     name = "embedding"
-    requires = ("detection",)
+    requires = (Kept,)
+    truth = ObjectAsk
 
     def __init__(
         self,
         features: FeatureSpec,
         data: DataSpec,
-        views: int = 1,
+        views: Sequence[str] = (STRONG,),
         width: int = 64,
         dim: int = 64,
         core: float = 0.4,
@@ -95,41 +107,51 @@ class Embedding:
         max_vectors: int = 1024,
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
-        labels = data.labels_for(self.name, "instances")
-        if not labels.identified and views < 2:
+        super().__init__()
+        if not data.space(ObjectAsk).identified and len(set(views)) < 2:
             raise ConfigError(
                 "task embedding: no annotation has a track_id or identity, and with one view per "
                 "image no object has a partner",
-                "set data.views=2, or add track_id to the annotations",
+                "set task.embedding.views=[strong,weak], or add track_id to the annotations",
             )
         if not 0 < core <= 1:
             raise ConfigError(
                 f"task.embedding.core={core} is no share of a box", "use 0 < core ≤ 1"
             )
+        self.asks = tuple(ObjectAsk(view) for view in views)
+        # In validation the image itself takes the place of the first view.
+        self.checks = tuple(ObjectAsk(view) for view in (PLAIN, *views[1:]))
         self.head = EmbeddingHead(features, width, dim)
         self.stride = features[self.head.level].stride
-        self.core = core
+        self.core, self.temperature = core, temperature
         self.memory = Memory(memory, dim)
-        self.contrast = SupConLoss(temperature=temperature)
         self.max_vectors = max_vectors
         self.loss_weights = dict(loss_weights or {})
 
     def loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
-    ) -> dict[str, Tensor]:
-        """Supervised contrastive loss over the annotated objects, against batch and memory."""
-        targets = batch.targets
+    ) -> tuple[Losses, None]:
+        """Supervised contrastive loss of the annotated objects, against batch and memory.
+
+        Reads boxes (M, 4), identities (M,) and crowd (M,) of the targets `objects`.
+        """
+        targets: ObjectTargets = batch.labels["objects"]  # type: ignore[assignment]
         rows = (~targets.crowd).nonzero().squeeze(1)
         if len(rows) > self.max_vectors:
             rows = rows[torch.randperm(len(rows), device=rows.device)[: self.max_vectors]]
-        vectors = self._read(outputs, targets.boxes[rows], targets.image[rows])
-        loss = self._contrast(vectors, targets.identities[rows])
-        return {"contrast": loss + zero_of(outputs)}
+        dense = outputs[self.head.level].float()
+        vectors = self._read(dense, targets.boxes[rows], targets.image[rows])
+        return {"contrast": self._contrast(vectors, targets.identities[rows])}, None
 
-    def _contrast(self, vectors: Tensor, identities: Tensor) -> Tensor:
-        """Each of (N, D) vectors against all others and the memory, which then takes them in."""
-        if not len(vectors):
-            return vectors.sum()
+    def _contrast(self, vectors: Tensor, identities: Tensor) -> Mean:
+        """Each of (N, D) vectors against all others and the memory, which then takes them in.
+
+        The mean is over the vectors that have a partner.
+        """
+        from pytorch_metric_learning.losses import SupConLoss
+        from pytorch_metric_learning.reducers import DoNothingReducer
+        from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_indices
+
         earlier, known = self.memory.recall()
         others = torch.cat([vectors, earlier.to(vectors.dtype)])
         names = torch.cat([identities, known])
@@ -137,35 +159,42 @@ class Embedding:
         itself = first == same
         pairs = (first[~itself], same[~itself], second, different)
         self.memory.put(vectors.detach(), identities)
-        loss: Tensor = self.contrast(vectors, identities, pairs, others, names)
-        return loss
+        contrast = SupConLoss(temperature=self.temperature, reducer=DoNothingReducer())
+        losses = contrast(vectors, identities, pairs, others, names)["loss"]["losses"]
+        if not isinstance(losses, Tensor):  # no vector has a partner
+            losses = vectors.sum(1) * 0.0
+        partnered = losses > 0
+        return Mean((losses * partnered).sum(), partnered.sum())
 
-    def decode(
-        self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
-    ) -> list[Vectors]:
-        """Vectors of the kept detections and, where there is ground truth, of its objects."""
-        kept: Kept = upstream["detection"]
-        found = self._read(outputs, kept.boxes, kept.cells.image)
-        targets = batch.targets
-        rows = (~targets.crowd).nonzero().squeeze(1)
-        image = targets.image[rows]
-        truth = self._read(outputs, targets.boxes[rows], image)
-        return [
-            Vectors(
-                vectors=found[kept.cells.image == i],
-                truth_vectors=truth[image == i],
-                truth_identities=targets.identities[rows][image == i],
-            )
-            for i in range(len(batch.metas))
-        ]
+    def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> VectorMap:
+        dense, found = outputs[self.head.level].float(), upstream[Kept]
+        return VectorMap(self._read(dense, found.boxes, found.cells.image), dense)
 
-    def _read(self, outputs: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
+    def finish(self, kept: VectorMap, batch: Batch, upstream: Upstream) -> list[Vectors]:
+        """Vectors of the kept detections and, where there are annotations, of their objects.
+
+        Further views, which come behind the images themselves, have annotated objects alone.
+        """
+        found = upstream[Kept]
+        targets = batch.labels.get("objects")
+        results = []
+        for index in range(len(batch.metas)):
+            own = found.cells.image == index
+            truth, identities = kept.vectors[:0], kept.vectors.new_zeros(0, dtype=torch.long)
+            if isinstance(targets, ObjectTargets):
+                rows = ((targets.image == index) & ~targets.crowd).nonzero().squeeze(1)
+                truth = self._read(kept.dense, targets.boxes[rows], targets.image[rows])
+                identities = targets.identities[rows]
+            results.append(Vectors(kept.vectors[own], found.scores[own], truth, identities))
+        return results
+
+    def _read(self, dense: Tensor, boxes: Tensor, image: Tensor) -> Tensor:
         """(N, D) unit vectors of boxes (N, 4) in input pixels, in the images `image` (N,)."""
-        dense = outputs[self.head.level].float()
         places = torch.cat([image[:, None].to(boxes.dtype), shrink(boxes, self.core)], 1)
         read = roi_align(dense, places.float(), 1, 1 / self.stride, sampling_ratio=3, aligned=True)
         return F.normalize(read.flatten(1), dim=1)
 
-    def metric(self, truth: CocoSplit) -> Retrieval:
-        truth.require("instances")
+    def metric(self, source: Source) -> Metric:
+        from unified.metrics.retrieval import Retrieval
+
         return Retrieval()

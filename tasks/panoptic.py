@@ -8,26 +8,22 @@ import torch
 from torch import Tensor
 
 from heads.semantic import SemanticHead
-from unified.data.coco import CocoSplit
-from unified.data.derive import OTHER
+from unified.batch import Batch
 from unified.errors import DataError
-from unified.metrics.panoptic import PanopticQuality
+from unified.kinds.kind import STRONG, Categories, Source
+from unified.kinds.objects import ObjectAsk
+from unified.kinds.pixels import OTHER, PixelAsk, PixelTargets
+from unified.kinds.segments import PanopticSegments, SegmentAsk, SegmentSpace
+from unified.ops.boxes import to_original
+from unified.ops.dense import Kept
+from unified.ops.masks import MaskParts
 from unified.ops.panoptic import fuse_segments
-from unified.ops.pixels import focus_of, segmentation_losses
-from unified.specs import (
-    Batch,
-    DataSpec,
-    Detections,
-    FeatureSpec,
-    LabelSpace,
-    MaskLogits,
-    PanopticSegments,
-    PixelLogits,
-    Upstream,
-)
+from unified.ops.pixels import PixelLogits, focus_of, segmentation_losses
+from unified.task import DataSpec, Losses, Metric, Task, Upstream
+from unified.trunks.features import FeatureSpec
 
 
-class Panoptic:
+class Panoptic(Task):
     """A pixel classifier over all things and stuff, fused with the instances.
 
     The stuff task has a vote: what it calls "other" is, by COCO-Stuff's protocol, a thing.
@@ -40,11 +36,16 @@ class Panoptic:
         min_score: detections below this do not become segments.
         min_visible: share of its mask that an instance must keep from better ones and stuff.
         min_stuff: smallest stuff segment, as a share of the image.
+        view: in which it learns.
         loss_weights: fixed weights of `pixel` and `dice`; 0 switches dice off.
     """
 
     name = "panoptic"
-    requires = ("instance", "stuff")
+    requires = (Kept, MaskParts, PixelLogits)
+    truth = SegmentAsk
+
+    things: Tensor
+    class_of_object: Tensor
 
     def __init__(
         self,
@@ -56,14 +57,17 @@ class Panoptic:
         min_score: float = 0.3,
         min_visible: float = 0.5,
         min_stuff: float = 0.005,
+        view: str = STRONG,
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
-        self.labels = data.labels_for(self.name, "panoptic")
-        self.head = SemanticHead(features, len(self.labels), width)
-        self.maps = {"panoptic": self.head.stride}
-        self.things = torch.tensor(self.labels.things)
-        self.class_of_instance = _classes_of(data.labels["instances"], self.labels)
-        names = data.labels["stuff"].names
+        super().__init__()
+        space: SegmentSpace = data.space(SegmentAsk)
+        self.head = SemanticHead(features, len(space), width)
+        self.asks = (SegmentAsk(view, self.head.stride),)
+        classes = _classes_of(data.space(ObjectAsk), space)
+        self.register_buffer("things", torch.tensor(space.things), persistent=False)
+        self.register_buffer("class_of_object", classes, persistent=False)
+        names = data.space(PixelAsk).names
         self.other = names.index(OTHER) if OTHER in names else None
         self.gamma = focus_of(loss_kind, gamma)
         self.min_score, self.min_visible, self.min_stuff = min_score, min_visible, min_stuff
@@ -71,49 +75,47 @@ class Panoptic:
 
     def loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
-    ) -> dict[str, Tensor]:
-        """Pixel loss and dice over the pixels of segments that are no crowd."""
-        return segmentation_losses(outputs, batch.maps.get("panoptic"), self.gamma)
+    ) -> tuple[Losses, None]:
+        """Pixel loss and dice; reads classes (B, s, s) of the targets `segments`."""
+        targets: PixelTargets = batch.labels["segments"]  # type: ignore[assignment]
+        return segmentation_losses(outputs["logits"], targets.classes, self.gamma), None
 
-    def decode(
-        self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
-    ) -> list[PanopticSegments]:
-        """Segments of every image, at its original size."""
-        masks: MaskLogits = upstream["instance"]
-        logits = self._pixel_logits(outputs["logits"], upstream["stuff"])
-        device = logits.device
-        things, class_of = self.things.to(device), self.class_of_instance.to(device)
-        results = []
-        for index, meta in enumerate(batch.metas):
-            found = masks.found[index]
-            sure = found.scores >= self.min_score
-            own = Detections(found.boxes[sure], found.scores[sure], class_of[found.labels[sure]])
-            results.append(
-                fuse_segments(
-                    logits[index], masks.images[index][sure].float(), own, things,
-                    self.head.stride, meta, self.min_visible, self.min_stuff,
-                )
-            )  # fmt: skip
-        return results
-
-    def _pixel_logits(self, logits: Tensor, stuff: PixelLogits) -> Tensor:
+    def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Tensor:
         """(B, C, h, w) log probabilities; thing or stuff is decided with the stuff task."""
-        own = logits.float().log_softmax(1)
+        own = outputs["logits"].float().log_softmax(1)
         if self.other is None:
             return own
-        votes = stuff.logits.float().log_softmax(1)
+        votes = upstream[PixelLogits].logits.float().log_softmax(1)
         thing = votes[:, self.other : self.other + 1]
         ground = torch.cat([votes[:, : self.other], votes[:, self.other + 1 :]], 1).logsumexp(
             1, keepdim=True
         )
-        return own + torch.where(self.things.to(own.device)[:, None, None], thing, ground)
+        return own + torch.where(self.things[:, None, None], thing, ground)
 
-    def metric(self, truth: CocoSplit) -> PanopticQuality:
-        return PanopticQuality(truth)
+    def finish(self, kept: Tensor, batch: Batch, upstream: Upstream) -> list[PanopticSegments]:
+        """Segments of every image, at its original size."""
+        found, masks = upstream[Kept], upstream[MaskParts]
+        results = []
+        for index, meta in enumerate(batch.metas):
+            sure = (found.cells.image == index) & (found.scores >= self.min_score)
+            rows = sure.nonzero().squeeze(1)
+            segments, labels, instance = fuse_segments(
+                kept[index], masks.logits(index, rows), to_original(found.boxes[rows], meta),
+                self.class_of_object[found.labels[rows]], self.things,
+                self.head.stride, meta, self.min_visible, self.min_stuff,
+            )  # fmt: skip
+            scores = torch.cat([found.scores[rows], kept.new_ones(1)])[instance]
+            results.append(PanopticSegments(segments, labels, scores))
+        return results
+
+    def metric(self, source: Source) -> Metric:
+        from unified.metrics.panoptic import PanopticQuality
+
+        return PanopticQuality(source)
 
 
-def _classes_of(instances: LabelSpace, panoptic: LabelSpace) -> Tensor:
-    """(T,) panoptic class index of every instance category, which have the same ids."""
+def _classes_of(objects: Categories, panoptic: SegmentSpace) -> Tensor:
+    """(T,) panoptic class index of every object category, which have the same ids."""
     things = {
         (category, name): index
         for index, (category, name, thing) in enumerate(
@@ -121,7 +123,7 @@ def _classes_of(instances: LabelSpace, panoptic: LabelSpace) -> Tensor:
         )
         if thing
     }
-    wanted = list(zip(instances.ids, instances.names, strict=True))
+    wanted = list(zip(objects.ids, objects.names, strict=True))
     missing = [f"{key[1]} ({key[0]})" for key in wanted if key not in things]
     if missing:
         raise DataError(

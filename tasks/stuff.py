@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from heads.semantic import SemanticHead
-from unified.data.coco import CocoSplit
-from unified.metrics.semantic import SemanticScores
-from unified.ops.pixels import classes_at_original, focus_of, segmentation_losses
-from unified.specs import Batch, DataSpec, FeatureSpec, PixelClasses, PixelLogits, Upstream
+from unified.batch import Batch
+from unified.kinds.kind import STRONG, Source
+from unified.kinds.pixels import PixelAsk, PixelClasses, PixelTargets
+from unified.ops.pixels import PixelLogits, classes_at_original, focus_of, segmentation_losses
+from unified.task import DataSpec, Losses, Metric, Task, Upstream
+from unified.trunks.features import FeatureSpec
 
 
-class Stuff:
+class Stuff(Task):
     """Pixel classification over the stuff categories and "other", after COCO-Stuff.
 
     Args:
@@ -21,13 +23,15 @@ class Stuff:
         width: channels of the head's stem.
         loss_kind: `cross_entropy` or `focal`; dice is added with its own weight.
         gamma: of the focal loss.
+        view: in which it learns.
         loss_weights: fixed weights of `pixel` and `dice`; 0 switches dice off.
 
     Publishes `PixelLogits` in decoding.
     """
 
     name = "stuff"
-    requires: tuple[str, ...] = ()
+    publishes = (PixelLogits,)
+    truth = PixelAsk
 
     def __init__(
         self,
@@ -36,29 +40,33 @@ class Stuff:
         width: int = 64,
         loss_kind: str = "cross_entropy",
         gamma: float = 2.0,
+        view: str = STRONG,
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
-        self.labels = data.labels_for(self.name, "stuff")
-        self.head = SemanticHead(features, len(self.labels), width)
-        self.maps = {"stuff": self.head.stride}
+        super().__init__()
+        self.head = SemanticHead(features, len(data.space(PixelAsk)), width)
+        self.asks = (PixelAsk(view, self.head.stride),)
         self.gamma = focus_of(loss_kind, gamma)
         self.loss_weights = dict(loss_weights or {})
 
     def loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
-    ) -> dict[str, Tensor]:
-        """Pixel loss and dice over the labelled pixels of the batch."""
-        return segmentation_losses(outputs, batch.maps.get("stuff"), self.gamma)
+    ) -> tuple[Losses, None]:
+        """Pixel loss and dice; reads classes (B, s, s) of the targets `pixels`."""
+        targets: PixelTargets = batch.labels["pixels"]  # type: ignore[assignment]
+        return segmentation_losses(outputs["logits"], targets.classes, self.gamma), None
 
-    def decode(
-        self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
-    ) -> list[PixelClasses]:
+    def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> PixelLogits:
+        return PixelLogits(outputs["logits"], self.head.stride)
+
+    def finish(self, kept: PixelLogits, batch: Batch, upstream: Upstream) -> list[PixelClasses]:
         """The best class of every original pixel."""
-        upstream[self.name] = PixelLogits(outputs["logits"], self.head.stride, "stuff")
         return [
-            PixelClasses(classes_at_original(logits, self.head.stride, meta), "stuff")
-            for logits, meta in zip(outputs["logits"], batch.metas, strict=True)
+            PixelClasses(classes_at_original(logits, kept.stride, meta))
+            for logits, meta in zip(kept.logits, batch.metas, strict=True)
         ]
 
-    def metric(self, truth: CocoSplit) -> SemanticScores:
-        return SemanticScores(truth, "stuff")
+    def metric(self, source: Source) -> Metric:
+        from unified.metrics.semantic import SemanticScores
+
+        return SemanticScores(source, "stuff.json")

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from unified.build import Built, build
+from unified.batch import Batch
+from unified.build import build
+from unified.data.config import DataConfig
 from unified.data.datamodule import DataModule
-from unified.data.shapes import ShapesConfig, generate
+from unified.data.shapes.config import ShapesConfig
+from unified.data.shapes.write import generate
+from unified.data.split import Sources, Split
+from unified.model import UnifiedModel
+from unified.module import UnifiedModule
 from unified.schema import Config, validate
+from unified.task import DataSpec, Task
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "real"
@@ -42,21 +52,65 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def coco_mini() -> Path:
-    """80 + 40 real COCO images; present in CI."""
-    folder = REAL / "coco-mini"
+def panoptic_only(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The generated data with nothing but panoptic labels."""
+    root = tmp_path_factory.mktemp("data") / "panoptic"
+    shutil.copytree(shapes, root)
+    for file in (root / "annotations").glob("*.json"):
+        if not file.name.startswith("panoptic"):
+            file.unlink()
+    return root
+
+
+def real(name: str) -> Path:
+    """A set of real images; present in CI."""
+    folder = REAL / name
     if not folder.is_dir():
         pytest.skip("the real samples are not beside this checkout")
     return folder
 
 
 @pytest.fixture(scope="session")
+def coco_mini() -> Path:
+    """80 + 40 COCO images with boxes, polygons, keypoints and captions."""
+    return real("coco-mini")
+
+
+@pytest.fixture(scope="session")
 def coco_panoptic() -> Path:
-    """Two real COCO images with panoptic labels; present in CI."""
-    folder = REAL / "coco-panoptic-sample"
-    if not folder.is_dir():
-        pytest.skip("the real samples are not beside this checkout")
-    return folder
+    """Two COCO images with panoptic labels."""
+    return real("coco-panoptic-sample")
+
+
+@pytest.fixture(scope="session")
+def crowdpose() -> Path:
+    """Two images of people with 14 joints, and no other annotations."""
+    return real("crowdpose")
+
+
+@pytest.fixture(scope="session")
+def mot17() -> Path:
+    """4 + 4 video frames with people who have a `track_id`."""
+    return real("mot17-mini")
+
+
+@pytest.fixture(scope="session")
+def open_sources() -> Callable[..., Sources]:
+    """(root, split, derive) → the sources of a split, as the shipped configuration reads them."""
+
+    def construct(root: Path, split: str, derive: bool = False) -> Sources:
+        data = compose_raw("data=coco", f"data.root={root}", f"data.derive={derive}").data
+        return Sources(OmegaConf.to_object(OmegaConf.merge(DataConfig, data)), split)
+
+    return construct
+
+
+@pytest.fixture(scope="session")
+def open_split(open_sources: Callable[..., Sources]) -> Callable[..., Split]:
+    """(root, split, kinds, derive) → a split with these kinds."""
+    return lambda root, split, *kinds, derive=False: Split(
+        open_sources(root, split, derive), kinds or ("objects",)
+    )
 
 
 def compose_raw(*overrides: str) -> DictConfig:
@@ -85,16 +139,42 @@ def configure(small: list[str]) -> Callable[..., Config]:
     return lambda *overrides: validate(compose_raw(*small, *overrides))
 
 
+@dataclass
+class Made:
+    """A network, its tasks and its data, without a trainer."""
+
+    config: Config
+    model: UnifiedModel
+    spec: DataSpec
+    sources: Sources
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        return self.model.named_tasks()
+
+    @cached_property
+    def data(self) -> DataModule:
+        c = self.config
+        return DataModule(c.data, c.augment, self.tasks, self.spec.spaces, self.sources, c.seed)
+
+    def module(self) -> UnifiedModule:
+        return UnifiedModule(self.config, self.model, self.spec, self.data.val_split.sources)
+
+    def batch(self, count: int = 8, training: bool = True) -> Batch:
+        """The first images of the training split, or of validation."""
+        dataset = self.data.train_dataset() if training else self.data.val_dataset()
+        return dataset.collate([dataset[(0, index)] for index in range(count)])
+
+
 @pytest.fixture
-def make(configure: Callable[..., Config]) -> Callable[..., tuple[Built, DataModule]]:
+def make(configure: Callable[..., Config]) -> Callable[..., Made]:
     """Overrides → network, tasks and data on the small data set."""
 
-    def construct(*overrides: str) -> tuple[Built, DataModule]:
+    def construct(*overrides: str) -> Made:
         config = configure(*overrides)
-        data = DataModule(config.data, config.augment, config.seed)
-        built = build(config, data.spec())
-        data.serve(built.tasks.values())
-        return built, data
+        sources = Sources(config.data, config.data.train)
+        spec = DataSpec(config.data.image_size, sources.open)
+        return Made(config, build(config, spec), spec, sources)
 
     return construct
 

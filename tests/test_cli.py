@@ -21,10 +21,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import unified
-from unified.data.coco import CocoSplit
 from unified.implicit.bank import codes_of
-from unified.pictures import draw_prediction
-from unified.specs import LabelSpace, PixelClasses, Tags
+from unified.kinds.kind import Categories
+from unified.kinds.pixels import PixelClasses
+from unified.kinds.tags import Tags
+from unified.run.pictures import draw_prediction
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -54,8 +55,8 @@ def test_a_run_folder_holds_what_is_promised(trained: Path) -> None:
 def test_a_checkpoint_is_tensors_and_plain_containers(trained: Path) -> None:
     state = torch.load(trained / "best.ckpt", weights_only=True)
     assert state["unified"]["config"]["trunk"]["_target_"]
-    assert "model.heads.detection.anchors" in state["state_dict"]
-    assert state["state_dict"]["model.heads.detection.anchors"].max() > 1
+    assert "model.tasks.detection.head.anchors" in state["state_dict"]
+    assert state["state_dict"]["model.tasks.detection.head.anchors"].max() > 1
 
 
 def test_eval_repeats_the_score_of_training(
@@ -125,8 +126,10 @@ def segmented(
     return folder
 
 
-def test_segmentation_leaves_the_official_files(segmented: Path, shapes: Path) -> None:
-    split = CocoSplit(shapes, "val")
+def test_segmentation_leaves_the_official_files(
+    segmented: Path, shapes: Path, open_split: Callable
+) -> None:
+    ids = set(open_split(shapes, "val").images.ids.tolist())
     metrics = json.loads((segmented / "results.json").read_text())["metrics"]
     assert {"AP", "AP50", "AR100"} <= set(metrics["instance"])
     assert set(metrics["stuff"]) == {"mIoU", "fwIoU", "mAcc", "pAcc"}
@@ -137,9 +140,9 @@ def test_segmentation_leaves_the_official_files(segmented: Path, shapes: Path) -
     assert scored[0] == scored[1]
     assert masks[0]["segmentation"]["size"] == [64, 64]
     stuff = json.loads((segmented / "stuff.json").read_text())
-    assert {r["image_id"] for r in stuff} == set(split.ids.tolist())
+    assert {r["image_id"] for r in stuff} == ids
     panoptic = json.loads((segmented / "panoptic.json").read_text())["annotations"]
-    assert {r["image_id"] for r in panoptic} == set(split.ids.tolist())
+    assert {r["image_id"] for r in panoptic} == ids
     for row in panoptic:
         pixels = np.asarray(Image.open(segmented / "panoptic" / row["file_name"])).astype(int)
         found = set(np.unique(pixels @ [1, 256, 65536])) - {0}
@@ -256,9 +259,9 @@ def test_help_shows_commands_groups_and_examples(run_command: Command, tmp_path:
     ],
 )
 def test_experiments_are_the_papers_arms(make, experiment: str, tasks: set, codes: bool) -> None:
-    built, _ = make(f"experiment={experiment}")
-    assert set(built.tasks) == tasks
-    assert bool(list(codes_of(built.model))) == codes
+    made = make(f"experiment={experiment}")
+    assert set(made.tasks) == tasks
+    assert bool(list(codes_of(made.model))) == codes
 
 
 def test_a_killed_run_resumes_and_finishes(
@@ -340,10 +343,10 @@ def test_plain_ddp_on_two_processes(
         (["data.val=val2099"], "val2099", "data.val"),
         (["task=[detection,poetry]"], "poetry", "classification"),
         (["implicit.refine=concat"], "implicit.refine=concat", "mul"),
-        (["task=[embedding]"], "embedding requires task detection", "task=[detection,embedding]"),
+        (["task=[embedding]"], "task embedding requires", "task=[detection,embedding]"),
         (["optim.lr=fast"], "optim.lr", "--cfg job"),
-        (["optim.speed=3"], "speed", ""),
-        (["trainer.max_epoch=3"], "max_epoch", ""),
+        (["optim.speed=3"], "optim.speed", "+optim.speed=3"),
+        (["trainer.max_epoch=3"], "max_epoch", "+trainer.max_epoch=3"),
         (["+trainer.no_such_argument=3"], "no_such_argument", "Trainer"),
         (["trunk=timm", "trunk.name=resnet9000"], "resnet9000", "for example"),
         (["resume=nowhere"], "nowhere", "folder"),
@@ -445,13 +448,13 @@ def test_a_run_is_not_written_over_another(
 
 def test_tags_and_maps_are_drawn_side_by_side() -> None:
     """Panels of different heights: the tags' strip is only below the objects."""
-    labels = LabelSpace((1, 2), ("dog", "cat"), (True, True))
+    space = Categories((1, 2), ("dog", "cat"))
     prediction = {
         "classification": Tags(torch.tensor([0.9, 0.2])),
-        "stuff": PixelClasses(torch.zeros(40, 60, dtype=torch.uint8), "stuff"),
+        "stuff": PixelClasses(torch.zeros(40, 60, dtype=torch.uint8)),
     }
     drawn = draw_prediction(
-        np.zeros((40, 60, 3), np.uint8), prediction, {"instances": labels, "stuff": labels}, 0.3
+        np.zeros((40, 60, 3), np.uint8), prediction, {"objects": space, "pixels": space}, 0.3
     )
     assert drawn.shape[1] == 2 * 120
     assert drawn.shape[0] > 80

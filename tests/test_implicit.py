@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unified.data.dataset import collate
 from unified.errors import ConfigError
 from unified.implicit.bank import codes_of, fill_slots, neutralise
 from unified.implicit.config import ImplicitConfig
@@ -69,8 +68,7 @@ def assert_same(left: dict, right: dict) -> None:
 
 
 def test_no_codes_add_no_key(make: Callable) -> None:
-    plain, _ = make("implicit=none")
-    coded, _ = make("implicit=vector")
+    plain, coded = make("implicit=none"), make("implicit=vector")
     extra = set(coded.model.state_dict()) - set(plain.model.state_dict())
     assert set(plain.model.state_dict()) <= set(coded.model.state_dict())
     assert extra
@@ -79,8 +77,8 @@ def test_no_codes_add_no_key(make: Callable) -> None:
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_neutral_codes_are_the_network_without_codes(make: Callable, arm: str) -> None:
-    plain = make("implicit=none")[0].model.eval()
-    coded = make(*arm.split())[0].model.eval()
+    plain = make("implicit=none").model.eval()
+    coded = make(*arm.split()).model.eval()
     with torch.no_grad():
         neutralise(coded)
         assert_same(plain(images()), coded(images()))
@@ -89,12 +87,11 @@ def test_neutral_codes_are_the_network_without_codes(make: Callable, arm: str) -
 @pytest.mark.parametrize("arm", ARMS)
 def test_codes_hardly_change_the_output_at_the_start(make: Callable, arm: str) -> None:
     # In training mode on real input, as in step 0: batch norm gives features their working size.
-    built, data = make("implicit=none")
-    coded = make(*arm.split())[0].model.train()
-    dataset = data.train_dataset()
-    batch = collate([dataset[(0, i)] for i in range(8)])
+    plain = make("implicit=none")
+    coded = make(*arm.split()).model.train()
+    batch = plain.batch()
     with torch.no_grad():
-        before, after = built.model.train()(batch.images), coded(batch.images)
+        before, after = plain.model.train()(batch.images), coded(batch.images)
     for task, outputs in before.items():
         for name, tensor in outputs.items():
             change = (after[task][name] - tensor).norm() / tensor.norm()
@@ -103,15 +100,15 @@ def test_codes_hardly_change_the_output_at_the_start(make: Callable, arm: str) -
 
 @pytest.mark.parametrize("arm", ARMS[:2])
 def test_one_seed_starts_both_arms_alike(make: Callable, arm: str) -> None:
-    plain, coded = make("implicit=none")[0].model, make(*arm.split())[0].model
+    plain, coded = make("implicit=none").model, make(*arm.split()).model
     weights = coded.state_dict()
     for key, value in plain.state_dict().items():
         assert torch.equal(value, weights[key]), key
 
 
 def test_a_head_starts_alike_whatever_else_takes_part(make: Callable) -> None:
-    alone = make("implicit=none", "task=[detection]")[0].model.state_dict()
-    joint = make("implicit=none", "task=[classification,detection,embedding]")[0].model.state_dict()
+    alone = make("implicit=none", "task=[detection]").model.state_dict()
+    joint = make("implicit=none", "task=[classification,detection,embedding]").model.state_dict()
     for key, value in alone.items():
         assert torch.equal(value, joint[key]), key
 
@@ -120,11 +117,11 @@ def test_a_head_starts_alike_whatever_else_takes_part(make: Callable) -> None:
     "arm", ["implicit=vector", "implicit=network implicit.decoder.shared=true"]
 )
 def test_codes_learn_from_their_own_task_only(make: Callable, arm: str) -> None:
-    model = make(*arm.split())[0].model
+    model = make(*arm.split()).model
     model(images())["detection"]["p3"].square().sum().backward()
     codes = {f"{n}.{k}": p.grad for n, c in codes_of(model) for k, p in c.named_parameters()}
-    own = [g for n, g in codes.items() if n.startswith("heads.detection.") and "p3" in n]
-    others = [g for n, g in codes.items() if not n.startswith("heads.detection.")]
+    own = [g for n, g in codes.items() if n.startswith("tasks.detection.") and "p3" in n]
+    others = [g for n, g in codes.items() if not n.startswith("tasks.detection.")]
     assert own
     assert all(g is not None and g.abs().sum() > 0 for g in own)
     assert others
@@ -132,10 +129,8 @@ def test_codes_learn_from_their_own_task_only(make: Callable, arm: str) -> None:
 
 
 def test_sites_can_be_chosen(make: Callable) -> None:
-    model = make("implicit=vector", "implicit.sites=[align.p3,refine.*]", "task=[detection]")[
-        0
-    ].model
-    assert [name for name, _ in codes_of(model.heads["detection"])] == [
+    model = make("implicit=vector", "implicit.sites=[align.p3,refine.*]", "task=[detection]").model
+    assert [name for name, _ in codes_of(model.tasks["detection"].head)] == [
         "align.p3", "refine.p3", "refine.p4", "refine.p5",
     ]  # fmt: skip
 
@@ -183,7 +178,7 @@ def test_decoders_keep_their_contract(decoder: str) -> None:
 
 @pytest.mark.parametrize("arm", ["implicit=none", *ARMS])
 def test_fusing_changes_nothing_but_the_cost(make: Callable, arm: str) -> None:
-    model = make(*arm.split())[0].model.eval()
+    model = make(*arm.split()).model.eval()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-0.5, 0.5)
@@ -200,7 +195,7 @@ def test_fusing_changes_nothing_but_the_cost(make: Callable, arm: str) -> None:
 
 
 def test_codes_cost_nothing_where_the_classifier_is_linear(make: Callable) -> None:
-    model = make("implicit=vector", "task.classification.classifier=linear")[0].model.eval()
+    model = make("implicit=vector", "task.classification.classifier=linear").model.eval()
     with torch.no_grad():
         before, after = model(images()), model.fuse()(images())
     assert not list(codes_of(model))

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from unified.callbacks import AtomicCheckpointIO, History, RampedEMA, read_history
-from unified.data.dataset import collate
+from unified.data.split import Split
 from unified.errors import DataError
+from unified.guard import INTERVAL, FiniteGuard
 from unified.implicit.bank import codes_of
 from unified.module import UnifiedModule
-from unified.run import train
+from unified.run.callbacks import RampedEMA
+from unified.run.checkpoints import RunCheckpoints
+from unified.run.history import History, read_history
+from unified.run.train import train
+from unified.task import Upstream
+from unified.view import ImageMeta
+from unified.weighting import values_of
+from unified.weights import network_of
 
 
 @pytest.fixture
-def module(make: Callable, configure: Callable) -> tuple[UnifiedModule, object]:
-    built, data = make()
-    return UnifiedModule(configure(), built, data.val_split), data
+def module(make: Callable) -> tuple[UnifiedModule, object]:
+    made = make()
+    return made.module(), made
 
 
 def test_codes_biases_and_norms_do_not_decay(module) -> None:
@@ -40,49 +50,98 @@ def test_codes_biases_and_norms_do_not_decay(module) -> None:
             assert id(layer.weight) not in decayed
         if isinstance(layer, nn.Conv2d):
             assert id(layer.weight) in decayed
-    assert id(module.model.heads["classification"].classify.weight) not in decayed
+    assert id(module.model.tasks["classification"].head.classify.weight) not in decayed
     assert all(p.ndim > 1 for g in groups.values() if g["weight_decay"] for p in g["params"])
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_name(module) -> None:
-    module, data = module
-    dataset = data.train_dataset()
-    batch = collate([dataset[(0, i)] for i in range(2)])
+    module, made = module
+    batch = made.batch(2)
+    module.training_step(batch, 0)
+    module.guard.read()  # nothing to say
     with torch.no_grad():
-        module.model.heads["embedding"].predictors["p3"].weight.fill_(float("nan"))
+        module.model.tasks["embedding"].head.predictors["p3"].weight.fill_(float("nan"))
+    module.training_step(made.batch(3), 0)
     with pytest.raises(DataError) as caught:
-        module.training_step(batch, 0)
+        module.on_train_epoch_end()
     assert "embedding.contrast" in str(caught.value)
-    assert Path(batch.metas[0].file).name in str(caught.value)
+    assert Path(made.batch(3).metas[0].file).name in str(caught.value)
+
+
+def test_the_guard_asks_the_device_now_and_then_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step does not wait; the first culprit is kept until somebody looks."""
+    guard, reads = FiniteGuard(), []
+    monkeypatch.setattr(FiniteGuard, "read", lambda self: reads.append(len(self.steps)))
+    meta = ImageMeta(1, "a.jpg", 1, 1, np.eye(3)[:2])
+    for step in range(INTERVAL):
+        assert not reads
+        bad = float("inf") if step == 7 else 1.0
+        guard.note(step, {"x": torch.tensor(1.0), "y": torch.tensor(bad)}, [meta])
+    assert reads == [INTERVAL]
+    monkeypatch.undo()
+    with pytest.raises(DataError, match=r"loss y is not finite at step 7, batch with a\.jpg"):
+        guard.read()
 
 
 def test_memory_is_saved_with_the_run_and_is_no_part_of_the_network(module) -> None:
     module, _ = module
-    keys = set(module.state_dict())
-    assert {"memories.embedding.vectors", "memories.embedding.count"} <= keys
-    assert not [k for k in module.model.state_dict() if "memor" in k]
+    kept = {"model.tasks.embedding.memory.vectors", "model.tasks.embedding.memory.count"}
+    assert kept <= set(module.state_dict())
+    assert not [k for k in network_of({"state_dict": module.state_dict()}) if "memor" in k]
 
 
-def test_one_batch_can_be_learnt(make: Callable, configure: Callable) -> None:
+def test_copies_of_the_weights_are_copies_of_nothing_else(module) -> None:
+    """What averages weights copies the module: not the annotations, nor the results."""
+    module, _ = module
+    copied = copy.deepcopy(module)
+    assert copied.metrics is module.metrics
+    assert copied.data is module.data
+    for name, value in module.state_dict().items():
+        assert torch.equal(copied.state_dict()[name], value)
+    ours = {id(p) for p in module.parameters()}
+    assert not ours & {id(p) for p in copied.parameters()}
+    reached = [o for o in gc.get_objects() if isinstance(o, Split)]
+    del copied
+    assert len([o for o in gc.get_objects() if isinstance(o, Split)]) == len(reached)
+
+
+def test_one_batch_can_be_learnt(make: Callable) -> None:
     """All tasks' losses fall together when the network may memorise a batch."""
-    overrides = ["task.embedding.memory=0"]  # earlier versions of the batch would be partners
-    built, data = make(*overrides)
-    module = UnifiedModule(configure(*overrides), built, data.val_split)
-    dataset = data.val_dataset()
-    batch = collate([dataset[(0, i)] for i in range(8)])
+    made = make("task.embedding.memory=0")  # earlier versions of the batch would be partners
+    module = made.module().train()
+    batch = made.batch()
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
-    module.model.train()
-    history = []
+    history: list[dict[str, float]] = []
+    module.log_dict = lambda values, **_: history.append({k: float(v) for k, v in values.items()})
+    module._join = lambda values: torch.stack(
+        [v for o in values.values() for v in o.values()]
+    ).sum()
     for _ in range(40):
-        outputs, upstream = module.model(batch.images), {}
-        losses = {n: t.loss(outputs[n], batch, upstream) for n, t in module.tasks.items()}
-        flat = {f"{n}.{k}": v for n, p in losses.items() for k, v in p.items()}
         optimizer.zero_grad()
-        torch.stack(list(flat.values())).sum().backward()
+        module.training_step(batch, 0).backward()
         optimizer.step()
-        history.append({k: float(v.detach()) for k, v in flat.items()})
-    for name in ("detection.box", "classification.category", "embedding.contrast"):
-        assert history[-1][name] < 0.8 * history[0][name], name
+    for name in ("detection/box", "classification/category", "embedding/contrast"):
+        assert history[-1][f"train/{name}"] < 0.8 * history[0][f"train/{name}"], name
+
+
+def test_a_task_sees_the_rows_of_its_view(make: Callable) -> None:
+    """Two views in a batch: each loss is that of its own view alone, from one pass of the trunk."""
+    overrides = ("task=[detection,stuff]", "task.stuff.view=weak", "data.batch_size=8")
+    made = make(*overrides)
+    module, batch = made.module(), made.batch(4)
+    made.model.eval()  # batch norm would mix the views
+    passes = []
+    made.model.trunk.register_forward_hook(lambda m, i, o: passes.append(len(i[0])))
+    logged: dict[str, float] = {}
+    module.log_dict = lambda values, **_: logged.update({k: float(v) for k, v in values.items()})
+    module.training_step(batch, 0)
+    assert passes == [8]
+    for task, view in (("detection", "strong"), ("stuff", "weak")):
+        alone = batch.see(batch.rows([view]))
+        assert len(alone.metas) == 4
+        losses, _ = made.tasks[task].loss(made.model(alone.images)[task], alone, Upstream())
+        for name, value in values_of({task: losses})[1][task].items():
+            assert logged[f"train/{task}/{name}"] == pytest.approx(float(value), rel=1e-5)
 
 
 def test_average_follows_and_its_decay_ramps() -> None:
@@ -103,7 +162,7 @@ def test_a_checkpoint_replaces_its_predecessor_in_one_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"step": 1}, target)
+    RunCheckpoints().save_checkpoint({"step": 1}, target)
     real_save = torch.save
 
     def interrupted(*arguments: object) -> None:
@@ -112,7 +171,7 @@ def test_a_checkpoint_replaces_its_predecessor_in_one_step(
 
     monkeypatch.setattr(torch, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        AtomicCheckpointIO().save_checkpoint({"step": 2}, target)
+        RunCheckpoints().save_checkpoint({"step": 2}, target)
     assert torch.load(target, weights_only=True) == {"step": 1}
 
 
@@ -128,8 +187,8 @@ def test_history_keeps_a_row_per_epoch_and_goes_on(tmp_path: Path) -> None:
     assert lines[1:] == ["0,10,0.5,2.0", "1,20,0.6,"]
 
 
-def test_the_learning_rate_rises_then_falls(module, configure: Callable) -> None:
-    module, data = module
+def test_the_learning_rate_rises_then_falls(module) -> None:
+    module, made = module
     trainer = pl.Trainer(
         max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
@@ -142,7 +201,7 @@ def test_the_learning_rate_rises_then_falls(module, configure: Callable) -> None
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     trainer.callbacks.append(Watch())
-    trainer.fit(module, data)
+    trainer.fit(module, made.data)
     peak = module.config.optim.lr
     assert max(rates) == pytest.approx(peak)
     assert rates[-1] < 0.2 * peak
@@ -155,7 +214,7 @@ def test_files_are_complete_and_results_belong_to_the_best_epoch(
     """When `last.ckpt` is written the epoch's row is there; the final scores are the best's."""
     rows_at_save = []
 
-    class Watched(AtomicCheckpointIO):
+    class Watched(RunCheckpoints):
         def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
             if Path(path).name == "last.ckpt":
                 rows = read_history(tmp_path / "run" / "metrics.csv")
@@ -164,7 +223,7 @@ def test_files_are_complete_and_results_belong_to_the_best_epoch(
                 )
             super().save_checkpoint(checkpoint, path, storage_options)
 
-    monkeypatch.setattr("unified.run.AtomicCheckpointIO", Watched)
+    monkeypatch.setattr("unified.run.trainer.RunCheckpoints", Watched)
     # Later epochs climb the loss, so that the last is not the best.
     honest = UnifiedModule.training_step
 

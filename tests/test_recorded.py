@@ -22,10 +22,6 @@ import torch
 from pycocotools import mask as coco_mask
 
 import conf
-from unified.data.dataset import collate
-from unified.inference import decode_all
-from unified.module import UnifiedModule
-from unified.report import to_plain
 
 RECORD = Path(__file__).with_name("recorded.json")
 EXPERIMENTS = sorted(p.stem for p in (Path(conf.__file__).parent / "experiment").glob("*.yaml"))
@@ -37,15 +33,14 @@ LOSS, GRADIENT, DIGEST = 5e-4, 5e-3, 5e-3
 """Relative tolerances: kernels of other processors round differently."""
 
 
-def trace(make: Callable, configure: Callable, *overrides: str) -> dict[str, Any]:
+def trace(make: Callable, *overrides: str) -> dict[str, Any]:
     """Five steps, then one validation batch."""
-    config = configure(*overrides)
-    built, data = make(*overrides)
-    module = UnifiedModule(config, built, data.val_split).train()
+    made = make(*overrides)
+    module = made.module().train()
     # Small steps, without AdamW, which divides by the size of a gradient: else five steps turn
     # another order of summation into more than rounding.
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-4, momentum=0.9, nesterov=True)
-    batches = data_batches(data)
+    batches = data_batches(made.data)
     losses: list[dict[str, float]] = []
     module.log_dict = lambda values, **_: losses.append({k: float(v) for k, v in values.items()})
     for _ in range(STEPS):
@@ -54,7 +49,7 @@ def trace(make: Callable, configure: Callable, *overrides: str) -> dict[str, Any
         total.backward()
         losses[-1]["gradient"] = norm(p.grad for p in module.parameters())
         optimizer.step()
-    return {"losses": losses, "decoded": decoded(module, data)}
+    return {"losses": losses, "decoded": decoded(made)}
 
 
 def norm(gradients: Iterable[torch.Tensor]) -> float:
@@ -68,15 +63,15 @@ def data_batches(data: Any) -> Iterator[Any]:
         yield from loader
 
 
-def decoded(module: UnifiedModule, data: Any) -> dict[str, Any]:
-    dataset = data.val_dataset()
-    batch = collate([dataset[(0, i)] for i in range(BATCH)])
-    module.eval()
+def decoded(made: Any) -> dict[str, Any]:
+    batch = made.batch(BATCH, training=False)
+    made.model.eval()
     with torch.no_grad():
-        found = decode_all(module.tasks, module.model(batch.images), batch)
-    labels = module.built.data.labels
-    plain = [to_plain({n: r[i] for n, r in found.items()}, labels, 0.0) for i in range(BATCH)]
-    return {task: digest([p[task] for p in plain]) for task in found}
+        found = made.model.decode(made.model(batch.images), batch)
+    return {
+        task: digest([result.plain(made.spec.spaces[result.kind], 0.0) for result in results])
+        for task, results in found.items()
+    }
 
 
 def digest(value: Any) -> dict[str, Any]:
@@ -109,9 +104,9 @@ def leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_losses_and_results_are_the_recorded_ones(
-    case: str, make: Callable, configure: Callable, pytestconfig: pytest.Config
+    case: str, make: Callable, pytestconfig: pytest.Config
 ) -> None:
-    found = trace(make, configure, *CASES[case])
+    found = trace(make, *CASES[case])
     recorded = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
     if pytestconfig.getoption("record"):
         RECORD.write_text(json.dumps(recorded | {case: found}, indent=1, sort_keys=True) + "\n")

@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from unified.classes import class_at
 from unified.errors import ConfigError, UserError
 
 USAGE = """\
@@ -34,7 +35,12 @@ examples
 `unified train --help` lists the configuration groups and every key, `--cfg job` prints the
 configuration that a command line stands for.
 """
-COMMANDS = ("train", "eval", "predict", "info")
+COMMANDS = {
+    "train": "unified.run.train.train",
+    "eval": "unified.run.evaluate.evaluate",
+    "predict": "unified.run.predict.predict",
+    "info": "unified.run.info.info",
+}
 FIXED_WITH_MODEL = ("task", "trunk", "implicit", "experiment", "seed")
 OWN_KEYS = ("command", "resume", "ckpt", "source", "out", "min_score")
 
@@ -95,19 +101,20 @@ def _compose_and_run(raw: DictConfig) -> None:
 
 def run(raw: DictConfig) -> Any:
     """Validate the configuration and do what its command says."""
-    from unified.run import COMMANDS as FUNCTIONS
     from unified.schema import validate
 
+    # Each command imports what it needs, and no more.
+    command = class_at("command", COMMANDS[raw.command])
     for chatty in ("lightning.pytorch", "lightning.fabric", "matplotlib", "faster_coco_eval"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    return FUNCTIONS[raw.command](validate(_start_from_saved(raw)))
+    return command(validate(_start_from_saved(raw)))
 
 
 def _start_from_saved(raw: DictConfig) -> DictConfig:
     """With resume or ckpt, the saved configuration is the base and the command line changes it."""
     from pathlib import Path
 
-    from unified.build import CHECKPOINT_KEY, read_checkpoint
+    from unified.weights import ABOUT, read_checkpoint
 
     if raw.command == "train" and raw.resume:
         file = Path(raw.resume) / "config.yaml"
@@ -118,7 +125,7 @@ def _start_from_saved(raw: DictConfig) -> DictConfig:
             )
         saved = OmegaConf.load(file)
     elif raw.command in ("eval", "predict", "info") and raw.ckpt:
-        saved = OmegaConf.create(read_checkpoint(raw.ckpt)[CHECKPOINT_KEY]["config"])
+        saved = OmegaConf.create(read_checkpoint(raw.ckpt)[ABOUT]["config"])
     else:
         return raw
     assert isinstance(saved, DictConfig)

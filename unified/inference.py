@@ -1,61 +1,61 @@
-"""From network outputs to predictions, for evaluation and for single images."""
+"""A trained network, ready for images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from unified.build import Built, read_checkpoint, rebuild
-from unified.data.dataset import collate
-from unified.data.geometry import PADDING, letterbox, warp_onto
+from unified.arrays import Array
+from unified.batch import Batch
 from unified.data.images import read_upright
 from unified.errors import DataError
-from unified.model import Outputs
-from unified.protocols import Task
-from unified.specs import Array, Batch, ImageMeta, LabelSpace, Prediction, Sample, Upstream
+from unified.model import UnifiedModel
+from unified.task import DataSpec, Prediction
+from unified.view import ImageMeta, blank, draw, letterbox
+from unified.weights import read_checkpoint, rebuild
 
-
-def decode_all(tasks: Mapping[str, Task], outputs: Outputs, batch: Batch) -> dict[str, list[Any]]:
-    """Task name → B predictions, each task reading what the required ones kept."""
-    upstream: Upstream = {}
-    return {name: task.decode(outputs[name], batch, upstream) for name, task in tasks.items()}
+Picture = str | Path | Image.Image | Array | Tensor
+"""A file, PIL image, (H, W, 3) uint8 RGB array or (3, H, W) uint8 RGB tensor."""
 
 
 class Predictor:
     """A trained network, ready for images.
 
     Args:
-        built: model and tasks.
+        model: network and tasks.
+        data: what they were built from.
         device: where to run.
         fuse: fold batch norms and codes into the convolutions first.
 
     Attributes:
-        labels: annotation kind → label space, to name the classes of predictions.
+        spaces: kind → space, to name what results say.
     """
 
-    def __init__(self, built: Built, device: str | torch.device = "cpu", fuse: bool = True) -> None:
+    def __init__(
+        self,
+        model: UnifiedModel,
+        data: DataSpec,
+        device: str | torch.device = "cpu",
+        fuse: bool = True,
+    ) -> None:
         self.device = torch.device(device)
-        model = built.model.fuse() if fuse else built.model.eval()
-        self.model = model.to(self.device)
-        self.tasks = built.tasks
-        self.image_size = built.data.image_size
-        self.labels: Mapping[str, LabelSpace] = built.data.labels
+        self.model = (model.fuse() if fuse else model.eval()).to(self.device)
+        self.image_size, self.spaces = data.image_size, data.spaces
 
-    def predict(self, image: str | Path | Image.Image | Array | Tensor) -> Prediction:
+    def predict(self, image: Picture) -> Prediction:
         """All tasks on one image.
 
         Args:
             image: file, PIL image, (H, W, 3) uint8 RGB array or (3, H, W) uint8 RGB tensor.
 
         Returns:
-            Task name → typed prediction (`Detections`, `Tags`, `Vectors`), boxes in the image's
-            own pixels.
+            Task name → typed result (`Detections`, `Tags`, `Vectors`, …), in the image's own
+            pixels.
 
         Raises:
             DataError: the image cannot be read or has another form.
@@ -63,30 +63,23 @@ class Predictor:
         return self.predict_batch([image])[0]
 
     @torch.inference_mode()
-    def predict_batch(
-        self, images: list[str | Path | Image.Image | Array | Tensor]
-    ) -> list[Prediction]:
+    def predict_batch(self, images: Sequence[Picture]) -> list[Prediction]:
         """All tasks on several images at once."""
-        batch = collate([[self._prepare(image)] for image in images]).to(self.device)
-        found = decode_all(self.tasks, self.model(batch.images), batch)
+        inputs, metas = zip(*(self._prepare(image) for image in images), strict=True)
+        pixels = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
+        batch = Batch(pixels, list(metas)).to(self.device)
+        found = self.model.decode(self.model(batch.images), batch)
         return [{name: found[name][i] for name in found} for i in range(len(images))]
 
-    def _prepare(self, image: Any) -> Sample:
+    def _prepare(self, image: Picture) -> tuple[Array, ImageMeta]:
         rgb = as_rgb(image)
         height, width = rgb.shape[:2]
-        size = self.image_size
-        matrix = letterbox(height, width, size)
-        canvas = np.full((size, size, 3), PADDING, np.uint8)
-        scale = size / max(height, width)
-        if scale < 1:
-            # Shrink by averaging first: bilinear sampling alone would skip pixels.
-            small = _shrink(rgb, max(1, int(1 / scale)))
-            factor = np.diag([width / small.shape[1], height / small.shape[0]])
-            warp_onto(canvas, small, np.column_stack([matrix[:, :2] @ factor, matrix[:, 2]]))
-        else:
-            warp_onto(canvas, rgb, matrix)
+        canvas = blank(self.image_size)
+        matrix = letterbox(height, width, self.image_size)
+        factor = max(1, int(max(height, width) / self.image_size))
+        matrix = draw(canvas, _shrink(rgb, factor), matrix, height, width)
         name = str(image) if isinstance(image, (str, Path)) else "image"
-        return Sample(canvas, ImageMeta(-1, name, height, width, matrix))
+        return canvas, ImageMeta(-1, name, height, width, matrix)
 
 
 def _shrink(rgb: Array, factor: int) -> Array:
@@ -95,7 +88,7 @@ def _shrink(rgb: Array, factor: int) -> Array:
     return np.asarray(Image.fromarray(rgb).reduce(factor))
 
 
-def as_rgb(image: str | Path | Image.Image | Array | Tensor) -> Array:
+def as_rgb(image: Picture) -> Array:
     """(H, W, 3) uint8 RGB from anything `predict` takes."""
     if isinstance(image, (str, Path)):
         return read_upright(image)
@@ -124,4 +117,4 @@ def load(
         DataError: the checkpoint is missing or unreadable.
     """
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Predictor(rebuild(read_checkpoint(path)), chosen, fuse)
+    return Predictor(*rebuild(read_checkpoint(path)), chosen, fuse)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from unified.batch import Batch
 from unified.slots import Slot
+from unified.task import Results, Task, Upstream
 from unified.trunks.layers import ConvNormAct
 
 Outputs = dict[str, dict[str, Tensor]]
@@ -18,13 +21,13 @@ class UnifiedModel(nn.Module):
 
     Args:
         trunk: publishes `features` and maps images to the pyramid.
-        heads: task name → discriminator, in the order in which tasks run.
+        tasks: name → task, in the order in which they run; their heads read the pyramid.
     """
 
-    def __init__(self, trunk: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+    def __init__(self, trunk: nn.Module, tasks: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.trunk = trunk
-        self.heads = nn.ModuleDict(heads)
+        self.tasks = nn.ModuleDict(tasks)
 
     def forward(self, images: Tensor) -> Outputs:
         """Run every task.
@@ -46,9 +49,36 @@ class UnifiedModel(nn.Module):
         )
         return features
 
-    def discriminate(self, features: Mapping[str, Tensor]) -> Outputs:
-        """Every task's head on the same features."""
-        return {task: head(features) for task, head in self.heads.items()}
+    def discriminate(
+        self, features: Mapping[str, Tensor], rows: Mapping[str, list[int] | None] | None = None
+    ) -> Outputs:
+        """Every task's head, on the inputs that it sees.
+
+        Args:
+            features: of all inputs.
+            rows: task name → positions of its inputs, None for all.
+        """
+        return {
+            name: task.head(_take(features, rows.get(name) if rows else None))
+            for name, task in self.named_tasks().items()
+        }
+
+    def named_tasks(self) -> dict[str, Task]:
+        """Name → task, in the order in which they run."""
+        return cast("dict[str, Task]", dict(self.tasks.items()))
+
+    def decode(self, outputs: Outputs, batch: Batch) -> Results:
+        """Every task's results, one per input that it sees in validation or prediction."""
+        upstream = Upstream()
+        kept, results = {}, {}
+        for name, task in self.named_tasks().items():
+            kept[name] = task.keep(outputs[name], upstream)
+            if isinstance(kept[name], task.publishes):
+                upstream.add(kept[name])
+        for name, task in self.named_tasks().items():
+            own = batch.see(batch.rows(task.checked_views))
+            results[name] = task.finish(kept[name], own, upstream)
+        return results
 
     @torch.no_grad()
     def fuse(self) -> UnifiedModel:
@@ -63,3 +93,10 @@ class UnifiedModel(nn.Module):
             elif isinstance(module, Slot):
                 module.fold()
         return self
+
+
+def _take(features: Mapping[str, Tensor], rows: list[int] | None) -> Mapping[str, Tensor]:
+    if rows is None:
+        return features
+    chosen = torch.tensor(rows, device=next(iter(features.values())).device)
+    return {name: feature[chosen] for name, feature in features.items()}

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from unified.build import CHECKPOINT_KEY, Built, describe
-from unified.data.coco import CocoSplit
-from unified.errors import DataError
-from unified.implicit.bank import codes_of
-from unified.inference import decode_all
-from unified.ops.losses import zero_of
-from unified.protocols import Metric
+from unified.batch import Batch
+from unified.errors import ConfigError
+from unified.guard import FiniteGuard
+from unified.implicit.bank import codes_of, penalty
+from unified.kinds.kind import Source
+from unified.model import Outputs, UnifiedModel
 from unified.schema import Config
-from unified.specs import Batch, Upstream
-from unified.weighting import build_weighting, task_total
+from unified.task import DataSpec, Losses, Metric, Upstream
+from unified.weighting import build_weighting, task_total, values_of
+from unified.weights import ABOUT, describe
 
 SCORE = "score"
 """Mean of the tasks' primary metrics: what `best.ckpt` is best in."""
@@ -31,87 +31,122 @@ class UnifiedModule(pl.LightningModule):
 
     Args:
         config: the run.
-        built: network and tasks.
-        truth: the annotated split that validation scores against.
+        model: network and tasks.
+        data: what they were built from.
+        truth: kind → the annotated source that validation scores against.
     """
 
-    def __init__(self, config: Config, built: Built, truth: CocoSplit) -> None:
+    def __init__(
+        self,
+        config: Config,
+        model: UnifiedModel,
+        data: DataSpec,
+        truth: Mapping[str, Source],
+    ) -> None:
         super().__init__()
-        self.config, self.built = config, built
-        self.model = built.model
-        self.tasks = built.tasks
-        memories = {n: getattr(t, "memory", None) for n, t in built.tasks.items()}
-        self.memories = nn.ModuleDict({n: m for n, m in memories.items() if m is not None})
-        self.weighting = build_weighting(config.weighting, list(built.tasks))
-        self.metrics: dict[str, Metric] = {n: t.metric(truth) for n, t in built.tasks.items()}
+        self.config, self.model, self.data = config, model, data
+        self.tasks = model.named_tasks()
+        self.weighting = build_weighting(config.weighting, list(self.tasks))
+        self.metrics: dict[str, Metric] = {
+            name: task.metric(truth[task.truth.kind]) for name, task in self.tasks.items()
+        }
+        self.guard = FiniteGuard()
 
-    def forward(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
-        out: dict[str, dict[str, Tensor]] = self.model(images)
-        return out
+    def __deepcopy__(self, memo: dict[int, Any]) -> UnifiedModule:
+        """A copy of the weights, to average; annotations and results stay one and the same."""
+        for shared in (self.config, self.data, self.tasks, self.metrics, self.guard):
+            memo[id(shared)] = shared
+        copied: UnifiedModule = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        return copied
+
+    def forward(self, images: Tensor) -> Outputs:
+        outputs: Outputs = self.model(images)
+        return outputs
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
+        rows = {name: batch.rows(task.views) for name, task in self.tasks.items()}
         features = self.model.extract(batch.images)
-        outputs = self.model.discriminate(features)
-        upstream: Upstream = {}
-        losses = {n: t.loss(outputs[n], batch, upstream) for n, t in self.tasks.items()}
-        self._refuse_nan(losses, batch)
-        totals = {n: task_total(losses[n], t.loss_weights) for n, t in self.tasks.items()}
-        # Levels that no head reads take part with nothing: DDP waits for every parameter.
-        total: Tensor = self.weighting(totals) + zero_of(features)
-        logs = {f"train/{n}/{k}": v.detach() for n, part in losses.items() for k, v in part.items()}
+        outputs = self.model.discriminate(features, rows)
+        learnt, seen = values_of(self._losses(outputs, batch, rows))
+        named = {f"{task}.{name}": v for task, own in seen.items() for name, v in own.items()}
+        self.guard.note(self.global_step, named, batch.metas)
+        total = self._join(learnt) + reach(features, *outputs.values())
         count = len(batch.metas)
-        self.log_dict(logs, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
+        # The same in all processes: nothing is left to be reduced.
+        self.log_dict(
+            {f"train/{name.replace('.', '/', 1)}": value for name, value in named.items()},
+            on_step=False, on_epoch=True, batch_size=count,
+        )  # fmt: skip
         self.log(
-            "train/loss",
-            total.detach(),
-            on_step=True,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=count,
-            sync_dist=True,
-        )
+            "train/loss", self._join(seen).detach(),
+            on_step=True, on_epoch=True, prog_bar=True, batch_size=count,
+        )  # fmt: skip
         return total
 
-    def _refuse_nan(self, losses: Mapping[str, Mapping[str, Tensor]], batch: Batch) -> None:
-        """Stop at the first loss that is not finite; checkpoints written so far stay good."""
-        values = {f"{n}.{k}": v for n, part in losses.items() for k, v in part.items()}
-        finite = torch.stack([v.detach() for v in values.values()]).isfinite()
-        if not bool(finite.all()):
-            culprit = list(values)[int((~finite).nonzero()[0])]
-            files = ", ".join(Path(m.file).name for m in batch.metas[:4])
-            raise DataError(
-                f"loss {culprit} is {float(values[culprit])} at step {self.global_step}, "
-                f"batch with {files}, …",
-                "lower optim.lr, or look at these images' annotations; go on with "
-                "resume=<run> from the last epoch",
-            )
+    def _losses(
+        self, outputs: Outputs, batch: Batch, rows: Mapping[str, list[int] | None]
+    ) -> dict[str, Losses]:
+        """Every task's losses, of the inputs that it sees."""
+        upstream = Upstream()
+        losses = {}
+        for name, task in self.tasks.items():
+            losses[name], published = task.loss(outputs[name], batch.see(rows[name]), upstream)
+            if published is not None:
+                upstream.add(published)
+        return losses
+
+    def _join(self, values: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
+        """One loss, with what codes add to it."""
+        totals = {n: task_total(values[n], task.loss_weights) for n, task in self.tasks.items()}
+        joint: Tensor = self.weighting(totals)
+        codes = penalty(self.model)
+        return joint if codes is None else joint + codes
+
+    def on_train_epoch_end(self) -> None:
+        self.guard.read()
 
     # --- Validation ---------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
+        self.guard.read()
         for metric in self.metrics.values():
             metric.reset()
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        found = decode_all(self.tasks, self(batch.images), batch)
+        rows = {name: batch.rows(task.checked_views) for name, task in self.tasks.items()}
+        features = self.model.extract(batch.images)
+        found = self.model.decode(self.model.discriminate(features, rows), batch)
         for name, metric in self.metrics.items():
-            metric.update(found[name], batch)
+            chosen = rows[name]
+            metas = batch.metas if chosen is None else [batch.metas[row] for row in chosen]
+            metric.update(found[name], metas)
 
     def on_validation_epoch_end(self) -> None:
-        scores = {n: metric.compute() for n, metric in self.metrics.items()}
+        scores = self.score()
         values = {f"val/{n}/{k}": v for n, part in scores.items() for k, v in part.items()}
         primary = [scores[n][metric.primary] for n, metric in self.metrics.items()]
         values[SCORE] = sum(primary) / len(primary)
         self.log_dict({k: torch.tensor(v, dtype=torch.float64) for k, v in values.items()})
 
+    def score(self) -> dict[str, dict[str, float]]:
+        """Every task's metrics, computed by the first process from the results of all."""
+        for metric in self.metrics.values():
+            metric.gather()
+        scores: dict[str, dict[str, float]] = {}
+        if self.trainer.is_global_zero:
+            scores = {name: metric.compute() for name, metric in self.metrics.items()}
+        return self.trainer.strategy.broadcast(scores)
+
     # --- Optimisation -------------------------------------------------------------------
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Trunk, heads and codes; no decay on codes, class codes, biases and norms."""
+        """Trunk, tasks and codes; no decay on codes, class codes, biases and norms."""
         c = self.config.optim
         # Slots of one task may share a code: each parameter once.
         codes = {id(p): p for _, code in codes_of(self.model) for p in code.parameters()}
-        parts = {"trunk": self.model.trunk, "heads": self.model.heads, "weighting": self.weighting}
+        parts = {"trunk": self.model.trunk, "tasks": self.model.tasks, "weighting": self.weighting}
         groups = []
         for name, module in parts.items():
             decayed = {
@@ -147,9 +182,7 @@ class UnifiedModule(pl.LightningModule):
             if c.name == "adamw"
             else torch.optim.SGD(groups, momentum=c.momentum, nesterov=True)
         )
-        total = max(int(self.trainer.estimated_stepping_batches), 1)
-        epochs = max(self.trainer.max_epochs or 1, 1)
-        warmup = min(max(round(total / epochs * c.warmup_epochs), 1), total)
+        total, warmup = self._schedule()
 
         def factor(step: int) -> float:
             if step < warmup:
@@ -163,5 +196,28 @@ class UnifiedModule(pl.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def _schedule(self) -> tuple[int, int]:
+        """Steps of the whole run and of its warm-up."""
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ConfigError(
+                "trainer.max_epochs=-1 and trainer.max_steps=-1: a run without an end has no "
+                "schedule",
+                "set trainer.max_epochs or trainer.max_steps",
+            )
+        epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        total = max(int(steps), 1)
+        return total, min(max(round(epoch * self.config.optim.warmup_epochs), 1), total)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CHECKPOINT_KEY] = describe(self.config, self.built.data)
+        checkpoint[ABOUT] = describe(self.config, self.data)
+
+
+def reach(*outputs: Mapping[str, Tensor]) -> Tensor:
+    """A scalar zero whose gradient reaches every parameter behind the outputs.
+
+    Processes wait for each other's gradients of every parameter; a step without labels of a task,
+    or a level that no head reads, must not leave one out.
+    """
+    means = [value.float().mean() for part in outputs for value in part.values()]
+    return torch.stack(means).sum() * 0.0

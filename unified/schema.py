@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from unified.data.augment import AugmentConfig
-from unified.data.datamodule import DataConfig
+from unified.data.config import DataConfig
 from unified.errors import ConfigError
 from unified.implicit.config import ImplicitConfig
 from unified.weighting import WeightingConfig
@@ -62,6 +62,7 @@ class Config:
         min_score: detections below this are not drawn or reported by predict.
         task: task name → `_target_` and arguments.
         trunk: `_target_` and arguments.
+        augment: view name → what to draw.
         trainer: arguments of Lightning's Trainer.
         logger: `_target_` and arguments of a Lightning logger, or null.
     """
@@ -75,7 +76,7 @@ class Config:
     source: str | None
     min_score: float
     data: DataConfig
-    augment: AugmentConfig
+    augment: dict[str, AugmentConfig]
     implicit: ImplicitConfig
     weighting: WeightingConfig
     optim: OptimConfig
@@ -112,3 +113,14 @@ def validate(raw: DictConfig) -> Config:
                 f"select tasks by task=[…], with a file conf/task/{name}.yaml",
             )
     return config
+
+
+def needed(value: str | None, key: str, command: str) -> str:
+    """A key that a command cannot do without.
+
+    Raises:
+        ConfigError: it is not given.
+    """
+    if value is None:
+        raise ConfigError(f"{command} needs {key}", f"unified {command} {key}=…")
+    return value

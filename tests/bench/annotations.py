@@ -18,7 +18,7 @@ from results import table, write
 
 IMAGES, PER_IMAGE, CORNERS = 118_000, 7.3, 22
 READERS = {
-    "unified CocoSplit": "from unified.data.coco import CocoSplit; s = CocoSplit({root!r}, 'train')",
+    "unified Objects": "s = Sources(DataConfig({root!r}, 'train', 'val', 640, 1, 0, sources=READERS), 'train').open('objects')",
     "json.load alone": "import json; s = json.load(open({root!r} + '/annotations/instances_train.json'))",
     "pycocotools COCO": "from pycocotools.coco import COCO; s = COCO({root!r} + '/annotations/instances_train.json')",
 }
@@ -58,7 +58,10 @@ def measure(code: str) -> tuple[float, float, float]:
     program = f"""
 import resource, time, sys, gc
 sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
-import json, numpy, unified.data.coco, pycocotools.coco
+import json, numpy, pycocotools.coco, unified.data.coco.objects
+from unified.data.config import DataConfig
+from unified.data.split import Sources
+READERS = {{"objects": "unified.data.coco.objects.Objects"}}
 def now():
     return int(open('/proc/self/statm').read().split()[1]) * 4096 / 2**20
 base = now(); t = time.time()

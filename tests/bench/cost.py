@@ -16,50 +16,49 @@ from results import table, write
 from torch import nn
 
 from tasks.detection import Detection
-from unified.cost import measure_cost
+from unified.batch import Batch
 from unified.implicit.bank import fill_slots
 from unified.implicit.config import ImplicitConfig
 from unified.implicit.vector import Vector
+from unified.kinds.objects import ObjectTargets
 from unified.model import UnifiedModel
-from unified.specs import Batch, DataSpec, LabelSpace, Targets
+from unified.run.cost import measure_cost
+from unified.task import DataSpec, Upstream
 from unified.trunks.csp import CSPTrunk
+from unified.weighting import values_of
 
 SIZE, BATCH = 320, 4
 CSP = {"stem": 32, "widths": [64, 128, 256, 512, 1024], "depths": [1, 2, 8, 8, 4], "neck_depth": 2}
-LABELS = LabelSpace(tuple(range(80)), tuple(map(str, range(80))), (True,) * 80)
+SPACE = {"ids": list(range(80)), "names": list(map(str, range(80))), "identified": False}
 ANCHORS = [
     [[12, 16], [19, 36], [40, 28]], [[36, 75], [76, 55], [72, 146]], [[142, 110], [192, 243], [459, 401]]
 ]  # fmt: skip
 
 
-def make(codes: bool) -> tuple[UnifiedModel, Detection]:
+def make(codes: bool) -> UnifiedModel:
     torch.manual_seed(0)
     trunk = CSPTrunk(**CSP)
-    task = Detection(trunk.features, DataSpec({"instances": LABELS}, SIZE), anchors=ANCHORS)
+    task = Detection(trunk.features, DataSpec(SIZE, saved={"objects": SPACE}), anchors=ANCHORS)
     if codes:
         fill_slots(ImplicitConfig(), {"detection": task.head}, Vector.of_task)
-    model = UnifiedModel(trunk, {"detection": task.head})
-    return model.to(memory_format=torch.channels_last), task
+    return UnifiedModel(trunk, {"detection": task}).to(memory_format=torch.channels_last)
 
 
 def make_batch(size: int = SIZE, objects: int = 28) -> Batch:
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, size * 0.6, (objects, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(10, size * 0.4, (objects, 2))], 1)
-    return Batch(
-        images=torch.randint(0, 255, (BATCH, 3, size, size), dtype=torch.uint8).contiguous(
-            memory_format=torch.channels_last
-        ),
-        metas=[],
-        targets=Targets(
-            image=torch.arange(objects) % BATCH,
-            boxes=torch.tensor(boxes, dtype=torch.float32),
-            labels=torch.arange(objects) % 80,
-            crowd=torch.zeros(objects, dtype=torch.bool),
-            identities=torch.arange(objects),
-        ),
-        labelled=torch.ones(BATCH, dtype=torch.bool),
+    images = torch.randint(0, 255, (BATCH, 3, size, size), dtype=torch.uint8)
+    targets = ObjectTargets(
+        known=torch.ones(BATCH, dtype=torch.bool),
+        image=torch.arange(objects) * BATCH // objects,
+        boxes=torch.tensor(boxes, dtype=torch.float32),
+        labels=torch.arange(objects) % 80,
+        crowd=torch.zeros(objects, dtype=torch.bool),
+        identities=torch.arange(objects),
+        keys=torch.arange(objects),
     )
+    return Batch(images.contiguous(memory_format=torch.channels_last), [], {"objects": targets})
 
 
 def interleaved(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -84,14 +83,20 @@ def forward(model: nn.Module, image: torch.Tensor) -> Callable[[], object]:
     return work
 
 
-def training_step(model: UnifiedModel, task: Detection, batch: Batch) -> Callable[[], object]:
+def training_step(model: UnifiedModel, batch: Batch) -> Callable[[], object]:
+    """Forward, every task's loss, backward, an SGD step."""
     model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9, nesterov=True)
 
     def work() -> None:
-        losses = task.loss(model(batch.images)["detection"], batch, {})
+        outputs, upstream, losses = model(batch.images), Upstream(), {}
+        for name, task in model.named_tasks().items():
+            losses[name], published = task.loss(outputs[name], batch, upstream)
+            if published is not None:
+                upstream.add(published)
+        values = values_of(losses)[0]
         optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
+        torch.stack([v for own in values.values() for v in own.values()]).sum().backward()
         optimizer.step()
 
     return work
@@ -99,8 +104,7 @@ def training_step(model: UnifiedModel, task: Detection, batch: Batch) -> Callabl
 
 def main() -> None:
     torch.set_num_threads(2)
-    plain, plain_task = make(False)
-    coded, coded_task = make(True)
+    plain, coded = make(False), make(True)
     cost = measure_cost(coded, SIZE)["parts"]
     gflops = sum(p["flops"] for p in cost.values()) / 1e9
     image = torch.rand(1, 3, SIZE, SIZE)
@@ -116,8 +120,8 @@ def main() -> None:
     batch = make_batch()
     steps = interleaved(
         {
-            "without codes": training_step(plain, plain_task, batch),
-            "with codes": training_step(coded, coded_task, batch),
+            "without codes": training_step(plain, batch),
+            "with codes": training_step(coded, batch),
         },
         rounds=5,
     )

@@ -8,19 +8,21 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 
 import torch
-from cost import ANCHORS, forward, interleaved, make_batch
+from cost import ANCHORS, forward, interleaved, make_batch, training_step
 from hydra import compose, initialize_config_module
 from results import table, write
 
-from unified.build import Built, build
-from unified.cost import measure_cost
-from unified.module import task_total
-from unified.ops.losses import zero_of
+from unified.batch import Batch
+from unified.build import build
+from unified.kinds.masks import MaskTargets
+from unified.kinds.pixels import PixelTargets
+from unified.kinds.segments import SegmentTargets
+from unified.model import UnifiedModel
+from unified.run.cost import measure_cost
 from unified.schema import validate
-from unified.specs import Batch, DataSpec, LabelSpace
+from unified.task import DataSpec
 
 SIZE, LARGE, BATCH = 320, 640, 4
 CASES = {
@@ -29,18 +31,20 @@ CASES = {
     "+ stuff": "detection,stuff",
     "+ all three": "detection,instance,stuff,panoptic",
 }
-LABELS = {
-    kind: LabelSpace(tuple(range(count)), tuple(map(str, range(count))), things)
-    for kind, count, things in (
-        ("instances", 80, (True,) * 80),
-        ("stuff", 92, (False,) * 92),
-        ("panoptic", 133, (True,) * 80 + (False,) * 53),
-    )
-}
+COUNTS = {"objects": 80, "masks": 80, "pixels": 92, "segments": 133}
 """As many categories as COCO has."""
+SPACES = {
+    kind: {
+        "ids": list(range(count)),
+        "names": list(map(str, range(count))),
+        "identified": False,
+        "things": [index < 80 for index in range(count)],
+    }
+    for kind, count in COUNTS.items()
+}
 
 
-def make(tasks: str, size: int) -> Built:
+def make(tasks: str, size: int) -> UnifiedModel:
     with initialize_config_module("conf", version_base="1.3"):
         overrides = [
             f"task=[{tasks}]",
@@ -49,7 +53,7 @@ def make(tasks: str, size: int) -> Built:
             f"data.image_size={size}",
         ]
         config = validate(compose("config", [*overrides, f"task.detection.anchors={ANCHORS}"]))
-    return build(config, DataSpec(LABELS, size))
+    return build(config, DataSpec(size, saved=SPACES))
 
 
 def labelled_batch(size: int) -> Batch:
@@ -57,33 +61,20 @@ def labelled_batch(size: int) -> Batch:
     batch = make_batch(size, 7 * BATCH)
     side = size // 4  # of the class maps; masks are twice as fine
     cell = torch.arange(size // 2) * 2 + 1
-    boxes = batch.targets.boxes
-    across = (cell >= boxes[:, :1]) & (cell < boxes[:, 2:3])
-    down = (cell >= boxes[:, 1:2]) & (cell < boxes[:, 3:])
-    batch.targets.masks = (down[:, :, None] & across[:, None]).to(torch.uint8) * 255
-    batch.maps = {
-        kind: torch.randint(len(LABELS[kind]), (BATCH, side, side), dtype=torch.uint8)
-        for kind in ("stuff", "panoptic")
+    objects = batch.labels["objects"]
+    across = (cell >= objects.boxes[:, :1]) & (cell < objects.boxes[:, 2:3])
+    down = (cell >= objects.boxes[:, 1:2]) & (cell < objects.boxes[:, 3:])
+    masks = (down[:, :, None] & across[:, None]).to(torch.uint8) * 255
+    batch.labels |= {
+        "masks": MaskTargets(objects.known, objects.image, objects.keys, masks),
+        "pixels": PixelTargets(objects.known, classes("pixels", side)),
+        "segments": SegmentTargets(objects.known, classes("segments", side)),
     }
     return batch
 
 
-def training_step(built: Built, batch: Batch) -> Callable[[], None]:
-    built.model.train()
-    optimizer = torch.optim.SGD(built.model.parameters(), lr=1e-5, momentum=0.9, nesterov=True)
-
-    def work() -> None:
-        features = built.model.extract(batch.images)
-        outputs, upstream = built.model.discriminate(features), {}
-        totals = [
-            task_total(task.loss(outputs[name], batch, upstream), task.loss_weights)
-            for name, task in built.tasks.items()
-        ]
-        optimizer.zero_grad()
-        (torch.stack(totals).sum() + zero_of(features)).backward()
-        optimizer.step()
-
-    return work
+def classes(kind: str, side: int) -> torch.Tensor:
+    return torch.randint(COUNTS[kind], (BATCH, side, side), dtype=torch.uint8)
 
 
 def memory(tasks: str) -> None:
@@ -111,8 +102,8 @@ def main() -> None:
     torch.set_num_threads(2)
     built = {name: make(tasks, SIZE) for name, tasks in CASES.items()}
     image, batch = torch.rand(1, 3, SIZE, SIZE), labelled_batch(SIZE)
-    costs = {n: measure_cost(b.model, SIZE)["parts"].values() for n, b in built.items()}
-    forwards = interleaved({n: forward(b.model, image) for n, b in built.items()}, rounds=15)
+    costs = {n: measure_cost(b, SIZE)["parts"].values() for n, b in built.items()}
+    forwards = interleaved({n: forward(b, image) for n, b in built.items()}, rounds=15)
     steps = interleaved({n: training_step(b, batch) for n, b in built.items()}, rounds=5)
     base = "detection"
     rows = []

@@ -1,54 +1,88 @@
-"""Samples, batches and their randomness."""
+"""Inputs, batches and their randomness."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import pickle
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from unified.arrays import IGNORE
 from unified.data.augment import AugmentConfig
-from unified.data.coco import CocoSplit
-from unified.data.dataset import CocoDataset, EpochSampler, collate
+from unified.data.dataset import Collate, ViewDataset
+from unified.data.sampler import EpochSampler
+from unified.data.split import Split
 from unified.errors import ConfigError, DataError
+from unified.kinds.kind import Ask
+from unified.kinds.masks import MaskAsk
+from unified.kinds.objects import ObjectAsk
+from unified.kinds.pixels import PixelAsk
+from unified.kinds.segments import SegmentAsk
+from unified.view import PLAIN
 
 STRONG = AugmentConfig(mosaic=0.5, scale=0.5, translate=0.1, flip=0.5, hue=0.1, saturation=0.5)
+MOSAIC = AugmentConfig(mosaic=1.0, scale=0.3)
+EVERY = (ObjectAsk(), MaskAsk(stride=4), PixelAsk(stride=4), SegmentAsk(stride=4))
 
 
-def test_validation_samples_carry_every_kind(shapes: Path) -> None:
-    dataset = CocoDataset(CocoSplit(shapes, "val"), 64, None, map_strides={"instances": 4})
-    (sample,) = dataset[(0, 0)]
-    assert sample.image.shape == (64, 64, 3)
-    assert sample.instances.masks.shape == (len(sample.instances), 16, 16)
-    assert sample.lvis is not None
-    assert len(sample.captions) == 5
+def dataset(
+    split: Split,
+    *asks: Ask,
+    views: Mapping[str, AugmentConfig | None] | None = None,
+    seed: int = 0,
+) -> ViewDataset:
+    return ViewDataset(split, 64, asks or (ObjectAsk(),), views or {"strong": STRONG}, seed)
 
 
-def test_a_batch_is_flat_and_channels_last(shapes: Path) -> None:
-    dataset = CocoDataset(CocoSplit(shapes, "train"), 64, STRONG)
-    samples = [dataset[(0, i)] for i in range(6)]
-    batch = collate(samples)
+@pytest.fixture
+def split(shapes: Path, open_split: Callable) -> Split:
+    return open_split(shapes, "train", "objects", "masks", "pixels", "segments")
+
+
+def test_a_batch_is_flat_and_channels_last(split: Split) -> None:
+    data = dataset(split, *EVERY)
+    rows = [data[(0, i)] for i in range(6)]
+    batch = data.collate(rows)
     assert batch.images.shape == (6, 3, 64, 64)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(batch.images[2].permute(1, 2, 0), torch.from_numpy(samples[2][0].image))
-    counts = [len(s[0].instances) for s in samples]
-    assert torch.bincount(batch.targets.image, minlength=6).tolist() == counts
-    assert len(batch.targets.boxes) == sum(counts)
+    assert torch.equal(batch.images[2].permute(1, 2, 0), torch.from_numpy(rows[2][0].image))
+    objects = batch.labels["objects"]
+    counts = [len(r[0].labels["objects"]) for r in rows]
+    assert torch.bincount(objects.image, minlength=6).tolist() == counts
+    assert len(objects.boxes) == sum(counts)
+    assert batch.labels["masks"].masks.shape[1:] == (16, 16)
+    assert batch.labels["pixels"].classes.shape == (6, 16, 16)
+    assert all(targets.known.all() for targets in batch.labels.values())
 
 
-def test_samples_depend_on_seed_epoch_and_position_only(shapes: Path) -> None:
+def test_a_batch_carries_what_is_asked_for_and_nothing_else(split: Split) -> None:
+    """No label, no sample and no image goes through a worker's pipe a second time."""
+    data = dataset(split, PixelAsk(stride=4))
+    batch = data.collate([data[(0, i)] for i in range(4)])
+    assert set(batch.labels) == {"pixels"}
+    tensors: list[torch.Tensor] = []
+    batch.map(lambda tensor: tensors.append(tensor) or tensor)
+    payload = sum(tensor.nbytes for tensor in tensors)
+    assert len(pickle.dumps(batch)) < payload + 6000
+
+
+def test_inputs_depend_on_seed_epoch_and_position_only(split: Split) -> None:
     """The same batches whatever the number of workers; other ones in another epoch."""
-    split = CocoSplit(shapes, "train")
 
     def images(workers: int, epoch: int, seed: int = 0) -> torch.Tensor:
-        dataset = CocoDataset(split, 64, STRONG, seed=seed)
+        data = dataset(split, seed=seed)
         sampler = EpochSampler(len(split), True, seed)
         sampler.set_epoch(epoch)
         loader = DataLoader(
-            dataset, 4, sampler=sampler, num_workers=workers, collate_fn=collate, drop_last=True
+            data, 4, sampler=sampler, num_workers=workers, collate_fn=data.collate, drop_last=True
         )
         return torch.cat([batch.images for batch in loader])
 
@@ -65,40 +99,180 @@ def test_processes_share_an_epoch_without_gaps(world: int) -> None:
     assert len({len(list(s)) for s in samplers}) == 1
 
 
-def test_views_show_the_same_individuals(shapes: Path) -> None:
-    dataset = CocoDataset(
-        CocoSplit(shapes, "train"), 64, AugmentConfig(flip=0.5, scale=0.2), views=2
+# --- Views --------------------------------------------------------------------------------
+
+
+VIEWS = {"strong": AugmentConfig(flip=1.0), "weak": AugmentConfig(), PLAIN: None}
+
+
+def test_views_come_one_behind_the_other_and_show_the_same_objects(split: Split) -> None:
+    asks = [ObjectAsk(view) for view in VIEWS]
+    data = dataset(split, *asks, views=VIEWS)
+    batch = data.collate([data[(0, i)] for i in range(3)])
+    assert [m.view for m in batch.metas] == ["strong"] * 3 + ["weak"] * 3 + [PLAIN] * 3
+    assert [m.image_id for m in batch.metas] == [m.image_id for m in batch.metas[:3]] * 3
+    assert torch.equal(batch.images[:3].flip(3), batch.images[6:])
+    objects = batch.labels["objects"]
+    for row in range(3):
+        own, other = (set(objects.identities[objects.image == r].tolist()) for r in (row, row + 6))
+        assert own
+        assert own == other
+
+
+def test_a_kind_is_known_in_the_views_that_ask_for_it(split: Split) -> None:
+    views = {"strong": AugmentConfig(), "weak": AugmentConfig()}
+    data = dataset(split, ObjectAsk("strong"), PixelAsk("weak", stride=4), views=views)
+    batch = data.collate([data[(0, i)] for i in range(2)])
+    assert batch.labels["objects"].known.tolist() == [True, True, False, False]
+    assert batch.labels["pixels"].known.tolist() == [False, False, True, True]
+    assert (batch.labels["pixels"].classes[:2] == IGNORE).all()
+    seen = batch.see(batch.rows(["weak"]))
+    assert torch.equal(seen.images, batch.images[2:])
+    assert seen.labels["pixels"].known.all()
+    assert not seen.labels["objects"].known.any()
+    assert len(seen.labels["objects"].boxes) == 0
+    assert batch.rows(["strong", "weak"]) is None
+    assert batch.see(None) is batch
+
+
+def test_a_view_is_the_same_whatever_others_there_are(split: Split) -> None:
+    alone = dataset(split)[(3, 5)]
+    both = dataset(
+        split, ObjectAsk("strong"), ObjectAsk("weak"),
+        views={"strong": STRONG, "weak": AugmentConfig(scale=0.2)},
+    )[(3, 5)]  # fmt: skip
+    assert np.array_equal(alone[0].image, both[0].image)
+    assert not np.array_equal(both[0].image, both[1].image)
+
+
+def test_taking_rows_keeps_what_belongs_together(split: Split) -> None:
+    data = dataset(split, *EVERY)
+    batch = data.collate([data[(0, i)] for i in range(5)])
+    part = batch.see([3, 1])
+    objects, masks = part.labels["objects"], part.labels["masks"]
+    for new, old in enumerate((3, 1)):
+        for targets, whole in ((objects, "objects"), (masks, "masks")):
+            theirs = batch.labels[whole]
+            assert torch.equal(targets.keys[targets.image == new], theirs.keys[theirs.image == old])
+    assert torch.equal(masks.masks[masks.image == 0], batch.labels["masks"].masks[
+        batch.labels["masks"].image == 3
+    ])  # fmt: skip
+    assert (objects.image.diff() >= 0).all()
+
+
+def test_one_kind_asked_for_in_two_ways_is_refused() -> None:
+    Collate([MaskAsk("strong", 2), MaskAsk("weak", 2)], 64)
+    with pytest.raises(ConfigError, match="do not agree") as caught:
+        Collate([MaskAsk(stride=2), ObjectAsk(), MaskAsk(stride=4)], 64)
+    assert "masks" in str(caught.value)
+
+
+def test_a_view_that_nobody_describes_is_refused(make: Callable) -> None:
+    with pytest.raises(ConfigError, match="gentle") as caught:
+        _ = make("task=[stuff]", "task.stuff.view=gentle").data
+    assert "strong, weak" in str(caught.value)
+
+
+# --- Mosaic -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def partly(shapes: Path, tmp_path: Path, open_split: Callable) -> Split:
+    """Of 32 images, 8 have stuff and segments; all have objects."""
+    root = tmp_path / "partly"
+    shutil.copytree(shapes, root)
+    for name in ("stuff", "panoptic"):
+        file = root / "annotations" / f"{name}_train.json"
+        document = json.loads(file.read_text())
+        document["images"] = document["images"][:8]
+        kept = {row["id"] for row in document["images"]}
+        document["annotations"] = [a for a in document["annotations"] if a["image_id"] in kept]
+        file.write_text(json.dumps(document))
+    return open_split(root, "train", "objects", "pixels", "segments")
+
+
+def test_a_mosaic_keeps_what_its_first_image_knows(partly: Split) -> None:
+    """Partners know as much; nothing is lost because one of four lacks a kind."""
+    data = dataset(
+        partly, ObjectAsk(), PixelAsk(stride=4), SegmentAsk(stride=4), views={"strong": MOSAIC}
     )
-    first, second = dataset[(0, 1)]
-    assert (first.meta.view, second.meta.view) == (0, 1)
-    assert set(first.instances.ids) & set(second.instances.ids)
-    assert not np.array_equal(first.image, second.image)
+    for index in range(len(partly)):
+        (row,) = data[(0, index)]
+        assert row.labels["objects"] is not None
+        for kind in ("pixels", "segments"):
+            assert (row.labels[kind] is not None) == bool(partly.known(kind)[index])
+    everybody = [data.partners["strong"].draw(np.random.default_rng(i), 20) for i in range(40)]
+    assert max(i for draw in everybody for i in draw) > 20  # those who know less mix with all
+    few = {i for s in range(40) for i in data.partners["strong"].draw(np.random.default_rng(s), 3)}
+    assert few == set(range(8))
 
 
-def test_a_cut_image_is_named_before_training(make: Callable, shapes: Path, tmp_path: Path) -> None:
-    import shutil
+def test_labels_follow_the_pixels_through_a_mosaic(split: Split) -> None:
+    """What the maps call a thing is what the masks cover, in every transform."""
+    other = split.sources["pixels"].space.names.index("other")
+    augment = AugmentConfig(
+        mosaic=0.5, scale=0.4, translate=0.1, flip=0.5, min_side=0, min_visible=0
+    )
+    asks = (ObjectAsk(), MaskAsk(stride=1), PixelAsk(stride=1), SegmentAsk(stride=1))
+    data = dataset(split, *asks, views={"strong": augment})
+    things = np.array(split.sources["segments"].space.things)
+    missed, extra = [], []
+    for index in range(24):
+        (row,) = data[(0, index)]
+        stuff, panoptic = row.labels["pixels"].classes, row.labels["segments"].classes
+        covered = (row.labels["masks"].masks >= 128).any(0)
+        missed.append(((stuff == other) & ~covered).mean())
+        extra.append((covered & (stuff != other)).mean())
+        both = (stuff != IGNORE) & (panoptic != IGNORE)
+        assert both.any()
+        assert (things[panoptic[both]] == (stuff[both] == other)).all()
+    assert np.mean(missed) < 0.02
+    assert np.mean(extra) < 0.02
 
+
+# --- What is refused ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_cut_image_is_named_before_training(
+    make: Callable, shapes: Path, tmp_path: Path, split: str
+) -> None:
     shutil.copytree(shapes, tmp_path / "cut")
-    victim = sorted((tmp_path / "cut" / "train").glob("*.jpg"))[3]
+    victim = sorted((tmp_path / "cut" / split).glob("*.jpg"))[3]
     victim.write_bytes(victim.read_bytes()[:-300])
     with pytest.raises(DataError, match=victim.name) as caught:
-        make(f"data.root={tmp_path / 'cut'}")
+        _ = make(f"data.root={tmp_path / 'cut'}").data
     assert "fix:" in str(caught.value)
 
 
-def test_a_wrong_size_in_the_json_is_named(shapes: Path) -> None:
-    split = CocoSplit(shapes, "val")
-    split.widths[0] *= 2
+@pytest.mark.parametrize("cut", [None, 60])
+def test_a_bad_label_file_is_named_before_training_if_somebody_reads_it(
+    shapes: Path, tmp_path: Path, make: Callable, cut: int | None
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    victim = sorted((root / "annotations" / "panoptic_val").glob("*.png"))[3]
+    data = victim.read_bytes()
+    victim.unlink()
+    if cut is not None:
+        victim.write_bytes(data[:cut])
+    assert make("task=[detection]", f"data.root={root}").data
+    with pytest.raises(DataError, match=victim.name):
+        _ = make("experiment=seg", f"data.root={root}").data
+
+
+def test_a_wrong_size_in_the_json_is_named(split: Split) -> None:
+    split.images.widths[0] *= 2
     with pytest.raises(DataError, match="not the 128×64 pixels"):
-        CocoDataset(split, 64, None)[(0, 0)]
+        dataset(split, views={PLAIN: None})[(0, 0)]
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
         ("data.image_size=100", "use 96"),
-        ("data.views=3", "multiple of views"),
-        ("augment.flip=2", r"augment\.flip"),
+        ("data.batch_size=0", "batch_size=0"),
+        ("augment.strong.flip=2", "flip=2"),
     ],
 )
 def test_impossible_settings_are_refused(configure: Callable, override: str, said: str) -> None:
@@ -106,7 +280,22 @@ def test_impossible_settings_are_refused(configure: Callable, override: str, sai
         configure(override)
 
 
-def test_a_split_smaller_than_a_batch_is_refused(make: Callable) -> None:
-    _, data = make("data.batch_size=64")
+def test_batches_that_are_too_large_or_too_small_are_refused(make: Callable) -> None:
     with pytest.raises(DataError, match="batch_size=32"):
-        data.train_dataloader()
+        make("data.batch_size=64").data.train_dataloader()
+    views = ("task=[detection,embedding]", "task.embedding.views=[strong,weak]")
+    with pytest.raises(ConfigError, match="2 views"):
+        make(*views, "data.batch_size=1").data.train_dataloader()
+    batch = next(iter(make(*views, "data.batch_size=8").data.train_dataloader()))
+    assert len(batch.metas) == 8
+
+
+def test_workers_leave_the_users_threads_alone(make: Callable) -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        loader: Any = make("data.workers=1").data.train_dataloader()
+        assert len(next(iter(loader)).metas) == 8
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)

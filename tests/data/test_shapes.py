@@ -22,9 +22,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from unified.data.shapes import ShapesConfig, generate
+from unified.data.shapes.config import ShapesConfig
 from unified.data.shapes.outline import trace
 from unified.data.shapes.world import FIRST_STUFF_ID, OTHER_ID, SHAPES, STUFF
+from unified.data.shapes.write import generate
 from unified.errors import ConfigError
 
 SPLITS = ("train", "val")
@@ -192,7 +193,8 @@ def test_it_is_written_once_and_never_over_something_else(tmp_path: Path) -> Non
 def test_a_killed_generator_leaves_nothing_half_done(tmp_path: Path) -> None:
     root = tmp_path / "shapes"
     code = (
-        "from pathlib import Path; from unified.data.shapes import *; "
+        "from pathlib import Path; from unified.data.shapes.config import ShapesConfig; "
+        "from unified.data.shapes.write import generate; "
         f"generate(Path({str(root)!r}), ShapesConfig(train=100000, val=1, size=64))"
     )
     process = subprocess.Popen([sys.executable, "-c", code])

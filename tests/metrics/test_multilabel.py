@@ -6,25 +6,38 @@ import numpy as np
 import pytest
 import torch
 
+from unified.arrays import Ragged
+from unified.kinds.kind import Images
+from unified.kinds.objects import ObjectLabel, ObjectSpace
+from unified.kinds.tags import Tags
 from unified.metrics.multilabel import MultilabelScores
-from unified.specs import Batch, ImageMeta, LabelSpace, Tags, Targets
+from unified.view import ImageMeta
 
-LABELS = LabelSpace((5, 6, 8), ("a", "b", "never"), (True,) * 3)
 EYE = np.array([[1.0, 0, 0], [0, 1.0, 0]])
 
 
+class Annotated:
+    """Objects of these categories in images 0, 1, …"""
+
+    kind = "objects"
+    space = ObjectSpace((5, 6, 8), ("a", "b", "never"))
+
+    def __init__(self, present: list[list[int]]) -> None:
+        count = np.arange(len(present))
+        self.present = present
+        self.images = Images(count, count + 1, count + 1, Ragged.of_texts(map(str, count)))
+        self.known = np.ones(len(present), bool)
+
+    def read(self, index: int) -> ObjectLabel:
+        labels = np.array(self.present[index], int)
+        zeros = np.zeros(len(labels), int)
+        return ObjectLabel(np.zeros((len(labels), 4)), labels, zeros > 0, zeros, zeros)
+
+
 def score(rows: list[list[float]], present: list[list[int]]) -> dict[str, float]:
-    pairs = [(i, c) for i, row in enumerate(present) for c in row]
-    image = torch.tensor([p[0] for p in pairs])
-    labels = torch.tensor([p[1] for p in pairs])
-    batch = Batch(
-        images=torch.zeros(len(rows), 3, 1, 1),
-        metas=[ImageMeta(i, "", 1, 1, EYE) for i in range(len(rows))],
-        targets=Targets(image, torch.zeros(len(pairs), 4), labels, labels > 9, labels),
-        labelled=torch.ones(len(rows), dtype=torch.bool),
-    )
-    metric = MultilabelScores(LABELS)
-    metric.update([Tags(torch.tensor(row)) for row in rows], batch)
+    metric = MultilabelScores(Annotated(present))
+    metas = [ImageMeta(i, "", 1, 1, EYE) for i in range(len(rows))]
+    metric.update([Tags(torch.tensor(row)) for row in rows], metas)
     return metric.compute()
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from unified.data.dataset import collate
+from unified.kinds.vectors import Vectors
 from unified.metrics.retrieval import Retrieval
-from unified.specs import ImageMeta, Sample, Vectors
+from unified.view import ImageMeta
 
 EYE = np.array([[1.0, 0, 0], [0, 1.0, 0]])
 
@@ -17,9 +17,9 @@ def score(vectors: list[list[float]], identities: list[int]) -> dict[str, float]
     metric = Retrieval()
     for image, (vector, identity) in enumerate(zip(vectors, identities, strict=True)):
         meta = ImageMeta(image, "", 1, 1, EYE)
-        batch = collate([[Sample(np.zeros((1, 1, 3), np.uint8), meta)]])
         unit = torch.nn.functional.normalize(torch.tensor([vector], dtype=torch.float32), dim=1)
-        metric.update([Vectors(torch.zeros(0, 2), unit, torch.tensor([identity]))], batch)
+        found = Vectors(torch.zeros(0, 2), torch.zeros(0), unit, torch.tensor([identity]))
+        metric.update([found], [meta])
     return metric.compute()
 
 

@@ -17,94 +17,87 @@ from panopticapi.evaluation import pq_compute
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from unified.data.coco import CocoSplit
-from unified.data.dataset import collate
-from unified.data.truth import (
-    instances_document,
-    true_boxes,
-    true_classes,
-    true_masks,
-    true_segments,
-)
-from unified.errors import DataError
+from unified.data.split import Split
+from unified.kinds.masks import Masks
+from unified.kinds.segments import PanopticSegments
 from unified.metrics.coco_ap import CocoAP, CocoMaskAP
 from unified.metrics.panoptic import PanopticQuality
 from unified.metrics.semantic import SemanticScores
-from unified.ops.rle import encode
-from unified.specs import Batch, ImageMeta, Masks, PanopticSegments, Sample
+from unified.rle import encode
+from unified.view import ImageMeta
 
 IDENTITY = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+KINDS = ("objects", "masks", "pixels", "segments")
 
 
 @pytest.fixture(params=["shapes", "real"])
-def split(request: pytest.FixtureRequest) -> CocoSplit:
+def split(request: pytest.FixtureRequest, open_split: Callable) -> Split:
     """Generated images, and two real ones whose other labels come from the panoptic ones."""
     if request.param == "shapes":
-        return CocoSplit(request.getfixturevalue("shapes"), "val")
-    return CocoSplit(request.getfixturevalue("coco_panoptic"), "val2017", derive=True)
+        return open_split(request.getfixturevalue("shapes"), "val", *KINDS)
+    root = request.getfixturevalue("coco_panoptic")
+    return open_split(root, "val2017", *KINDS, derive=True)
 
 
-def batch_of(split: CocoSplit, index: int) -> Batch:
-    size = int(split.heights[index]), int(split.widths[index])
-    meta = ImageMeta(int(split.ids[index]), "", *size, IDENTITY)
-    return collate([[Sample(np.zeros((1, 1, 3), np.uint8), meta)]])
-
-
-def feed(metric: Any, split: CocoSplit, read: Callable[[int], Any]) -> dict[str, float]:
+def feed(metric: Any, split: Split, read: Callable[[int], Any]) -> dict[str, float]:
     for index in range(len(split)):
-        metric.update([read(index)], batch_of(split, index))
+        image_id, size = int(split.images.ids[index]), split.images.size(index)
+        metric.update([read(index)], [ImageMeta(image_id, "", *size, IDENTITY)])
+    metric.gather()
     scores: dict[str, float] = metric.compute()
     return scores
 
 
-def annotations(split: CocoSplit) -> Iterator[tuple[int, int]]:
+def annotations(split: Split) -> Iterator[tuple[int, int]]:
     """(class, image) of every object that counts."""
     for index in range(len(split)):
-        for label in true_boxes(split, index).labels.tolist():
+        for label in split.result("objects", index).labels.tolist():
             yield label, index
 
 
-def test_the_truth_scores_one(split: CocoSplit) -> None:
-    labels = split.labels["instances"]
-    boxes = feed(CocoAP(split, labels), split, lambda i: true_boxes(split, i))
-    masks = feed(CocoMaskAP(split, labels), split, lambda i: true_masks(split, i))
-    stuff = feed(SemanticScores(split, "stuff"), split, lambda i: no_ignore(split, i))
-    segments = feed(PanopticQuality(split), split, lambda i: true_segments(split, i))
+def test_the_truth_scores_one(split: Split) -> None:
+    sources = split.sources
+    boxes = feed(CocoAP(sources["objects"]), split, lambda i: split.result("objects", i))
+    masks = feed(CocoMaskAP(sources["masks"]), split, lambda i: split.result("masks", i))
+    stuff = feed(SemanticScores(sources["pixels"], "s.json"), split, lambda i: no_ignore(split, i))
+    segments = feed(
+        PanopticQuality(sources["segments"]), split, lambda i: split.result("segments", i)
+    )
     assert boxes["AP"] == masks["AP"] == masks["AR100"] == 1.0
     assert stuff["mIoU"] == stuff["pAcc"] == 1.0
     assert 100 * segments["PQ"] == 100 * segments["PQ_th"] == 100 * segments["PQ_st"] == 100.0
     assert segments["SQ"] == segments["RQ"] == 1.0
 
 
-def no_ignore(split: CocoSplit, index: int) -> Any:
-    found = true_classes(split, index, "stuff")
-    found.classes[found.classes >= len(split.labels["stuff"])] = 0  # anything goes
+def no_ignore(split: Split, index: int) -> Any:
+    found = split.result("pixels", index)
+    found.classes[found.classes >= len(split.sources["pixels"].space)] = 0  # anything goes
     return found
 
 
-def test_both_evaluators_score_masks_alike(split: CocoSplit) -> None:
+def test_both_evaluators_score_masks_alike(split: Split) -> None:
     """With masks that are shifted, so that the figure says something."""
-    labels = split.labels["instances"]
+    source = split.sources["masks"]
 
     def shifted(index: int) -> Masks:
-        truth = true_masks(split, index)
+        truth = split.result("masks", index)
         dense = np.roll(truth.dense(), 2, 2)
         return Masks(truth.boxes, truth.scores, truth.labels, [encode(m) for m in dense])
 
-    fast = feed(CocoMaskAP(split, labels, "faster"), split, shifted)
-    slow = feed(CocoMaskAP(split, labels, "pycocotools"), split, shifted)
+    fast = feed(CocoMaskAP(source, "faster"), split, shifted)
+    slow = feed(CocoMaskAP(source, "pycocotools"), split, shifted)
     assert 0.1 < fast["AP"] < 1.0
     for name, value in slow.items():
         assert fast[name] == pytest.approx(value, abs=1e-12), name
 
 
-def test_one_mask_dropped_gives_the_value_computed_by_hand(split: CocoSplit) -> None:
+def test_one_mask_dropped_gives_the_value_computed_by_hand(split: Split) -> None:
     """Its class keeps precision 1 up to recall (n − 1)/n, of 101 points; the others keep 1."""
     counts = Counter(label for label, _ in annotations(split))
     label, image = next((k, i) for k, i in annotations(split) if counts[k] > 1)
 
     def dropped(index: int) -> Masks:
-        truth = true_masks(split, index)
+        truth = split.result("masks", index)
         if index != image:
             return truth
         place = truth.labels.tolist().index(label)
@@ -112,27 +105,27 @@ def test_one_mask_dropped_gives_the_value_computed_by_hand(split: CocoSplit) -> 
         rles = [truth.rles[i] for i in keep]
         return Masks(truth.boxes[keep], truth.scores[keep], truth.labels[keep], rles)
 
-    found = feed(CocoMaskAP(split, split.labels["instances"]), split, dropped)
+    found = feed(CocoMaskAP(split.sources["masks"]), split, dropped)
     recall = (counts[label] - 1) / counts[label]
     own = (np.linspace(0, 1, 101) <= recall).sum() / 101
     assert found["AP"] == pytest.approx((len(counts) - 1 + own) / len(counts), abs=1e-9)
 
 
-def test_one_segment_dropped_gives_the_value_computed_by_hand(split: CocoSplit) -> None:
+def test_one_segment_dropped_gives_the_value_computed_by_hand(split: Split) -> None:
     """Its class: n − 1 matches of IoU 1 and one missed, (n − 1)/(n − 1/2)."""
     counts: Counter[int] = Counter()
     for index in range(len(split)):
-        counts.update(present(true_segments(split, index)))
-    victim = next(iter(present(true_segments(split, 0))))
+        counts.update(present(split.result("segments", index)))
+    victim = next(iter(present(split.result("segments", 0))))
 
     def dropped(index: int) -> PanopticSegments:
-        truth = true_segments(split, index)
+        truth = split.result("segments", index)
         if index == 0:
             place = present_rows(truth)[present(truth).index(victim)]
             truth.segments[truth.segments == place + 1] = 0
         return truth
 
-    found = feed(PanopticQuality(split), split, dropped)
+    found = feed(PanopticQuality(split.sources["segments"]), split, dropped)
     own = (counts[victim] - 1) / (counts[victim] - 0.5)
     assert found["PQ"] == pytest.approx((len(counts) - 1 + own) / len(counts), abs=1e-12)
 
@@ -146,39 +139,36 @@ def present(found: PanopticSegments) -> list[int]:
     return [int(found.labels[row]) for row in present_rows(found)]
 
 
-def test_two_classes_swapped_give_the_value_computed_by_hand(split: CocoSplit) -> None:
+def test_two_classes_swapped_give_the_value_computed_by_hand(split: Split) -> None:
     """Where both classes are never in one image, neither matches anything any more."""
-    everywhere = [set(present(true_segments(split, i))) for i in range(len(split))]
+    everywhere = [set(present(split.result("segments", i))) for i in range(len(split))]
     classes = sorted(set.union(*everywhere))
     first, second = classes[0], classes[-1]
 
     def swapped(index: int) -> PanopticSegments:
-        truth = true_segments(split, index)
+        truth = split.result("segments", index)
         labels = truth.labels.clone()
         labels[truth.labels == first], labels[truth.labels == second] = second, first
         return PanopticSegments(truth.segments, labels, truth.scores)
 
-    found = feed(PanopticQuality(split), split, swapped)
+    found = feed(PanopticQuality(split.sources["segments"]), split, swapped)
     assert found["PQ"] == pytest.approx((len(classes) - 2) / len(classes), abs=1e-12)
     assert found["SQ"] == pytest.approx((len(classes) - 2) / len(classes), abs=1e-12)
 
 
-def test_the_files_score_the_same_by_the_official_programs(
-    split: CocoSplit, tmp_path: Path
-) -> None:
+def test_the_files_score_the_same_by_the_official_programs(split: Split, tmp_path: Path) -> None:
     def halved(index: int) -> PanopticSegments:
-        truth = true_segments(split, index)
+        truth = split.result("segments", index)
         truth.segments[: truth.segments.shape[0] // 3] = 0
         return truth
 
-    metric = PanopticQuality(split)
+    metric = PanopticQuality(split.sources["segments"])
     own = feed(metric, split, halved)
     metric.write(tmp_path)
-    truth_file = split.annotation_file("panoptic")
-    pictures = next(iter(split.segment_files["panoptic"].values()))
+    source = split.sources["segments"]
     with contextlib.redirect_stdout(io.StringIO()):
         theirs = pq_compute(
-            str(truth_file), str(tmp_path / "panoptic.json"), str(Path(pictures).parent),
+            str(source.file), str(tmp_path / "panoptic.json"), str(source.folder),
             str(tmp_path / "panoptic"),
         )  # fmt: skip
     assert 0 < own["PQ"] < 1
@@ -186,10 +176,10 @@ def test_the_files_score_the_same_by_the_official_programs(
         assert own[f"PQ{ours}"] == pytest.approx(theirs[group]["pq"], abs=1e-12)
         assert own[f"RQ{ours}"] == pytest.approx(theirs[group]["rq"], abs=1e-12)
 
-    masks = CocoMaskAP(split, split.labels["instances"])
-    own_ap = feed(masks, split, lambda i: true_masks(split, i))["AP"]
+    masks = CocoMaskAP(split.sources["masks"])
+    own_ap = feed(masks, split, lambda i: split.result("masks", i))["AP"]
     masks.write(tmp_path)
-    (tmp_path / "truth.json").write_text(json.dumps(instances_document(split, masks=True)))
+    (tmp_path / "truth.json").write_text(json.dumps(split.sources["masks"].truth()))
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(tmp_path / "truth.json"))
         evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "segm.json")), "segm")
@@ -199,7 +189,9 @@ def test_the_files_score_the_same_by_the_official_programs(
     assert evaluation.stats[0] == pytest.approx(own_ap, abs=1e-12)
 
 
-def test_an_image_that_lacks_a_kind_is_not_scored(shapes: Path, tmp_path: Path) -> None:
+def test_an_image_that_lacks_a_kind_is_not_scored(
+    shapes: Path, tmp_path: Path, open_split: Callable
+) -> None:
     """Instances of some images only: the others are no misses and no errors."""
     root = tmp_path / "mixed"
     shutil.copytree(shapes, root)
@@ -209,29 +201,16 @@ def test_an_image_that_lacks_a_kind_is_not_scored(shapes: Path, tmp_path: Path) 
     document["images"] = document["images"][:6]
     document["annotations"] = [a for a in document["annotations"] if a["image_id"] not in gone]
     file.write_text(json.dumps(document))
-    (root / "annotations" / "person_keypoints_val.json").unlink()
-    split = CocoSplit(root, "val")
-    metric = CocoMaskAP(split, split.labels["instances"])
-    for index in range(len(split)):
-        found = true_masks(split, min(index, 5))
-        metric.update([found], batch_of(split, index))
+    split = open_split(root, "val", "masks", "pixels")
+    metric = CocoMaskAP(split.sources["masks"])
+    scores = feed(metric, split, lambda i: split.result("masks", min(i, 5)))
+    assert len(split) == 12
     assert len(metric.records) == 6
-    assert metric.compute()["AP"] == 1.0
-
-
-def test_a_split_that_lacks_a_kind_is_refused(coco_panoptic: Path, shapes: Path) -> None:
-    split, labels = CocoSplit(coco_panoptic, "val2017"), CocoSplit(shapes, "val").labels
-    for make in (
-        lambda: SemanticScores(split, "stuff"),
-        lambda: CocoAP(split, labels["instances"]),
-        lambda: CocoMaskAP(split, labels["instances"]),
-    ):
-        with pytest.raises(DataError, match=r"data\.derive=true"):
-            make()
+    assert scores["AP"] == 1.0
 
 
 def test_an_object_without_a_mask_is_missed_and_breaks_nothing(
-    shapes: Path, tmp_path: Path
+    shapes: Path, tmp_path: Path, open_split: Callable
 ) -> None:
     root = tmp_path / "few"
     shutil.copytree(shapes, root)
@@ -240,11 +219,10 @@ def test_an_object_without_a_mask_is_missed_and_breaks_nothing(
     victim = next(row for row in document["annotations"] if not row["iscrowd"])
     del victim["segmentation"]
     file.write_text(json.dumps(document))
-    whole = CocoSplit(shapes, "val")
+    whole, few = open_split(shapes, "val", "masks"), open_split(root, "val", "masks")
     scores = [
-        feed(CocoMaskAP(CocoSplit(root, "val"), whole.labels["instances"], e), whole,
-             lambda i: true_masks(whole, i))
+        feed(CocoMaskAP(few.sources["masks"], e), whole, lambda i: whole.result("masks", i))
         for e in ("faster", "pycocotools")
-    ]  # fmt: skip
+    ]
     assert scores[0]["AP"] == pytest.approx(scores[1]["AP"], abs=1e-12)
     assert 0.5 < scores[0]["AP"] < 1

@@ -11,21 +11,24 @@ from torch.nn import functional as F
 from heads.classification import ClassificationHead
 from tasks.classification import presence
 from unified.errors import ConfigError
+from unified.kinds.objects import ObjectTargets
 from unified.ops.losses import asymmetric_loss
-from unified.specs import Level, Targets
+from unified.trunks.features import Level
 
 FEATURES = {"p3": Level(8, 8), "p4": Level(8, 16)}
 
 
 def test_presence_counts_crowds_and_repeats_once() -> None:
-    targets = Targets(
+    targets = ObjectTargets(
+        known=torch.ones(3, dtype=torch.bool),
         image=torch.tensor([0, 0, 2]),
         boxes=torch.zeros(3, 4),
         labels=torch.tensor([1, 1, 0]),
         crowd=torch.tensor([False, True, True]),
         identities=torch.zeros(3, dtype=torch.long),
+        keys=torch.arange(3),
     )
-    assert presence(targets, 3, 2).tolist() == [[0, 1], [0, 0], [1, 0]]
+    assert presence(targets, 2).tolist() == [[0, 1], [0, 0], [1, 0]]
 
 
 def test_asymmetric_loss_without_focus_is_cross_entropy() -> None:

@@ -6,51 +6,63 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import conf
-from unified.build import Built, order_tasks
-from unified.data.dataset import collate
+from unified.batch import Batch
+from unified.build import order_tasks
 from unified.errors import ConfigError
-from unified.inference import decode_all
-from unified.module import UnifiedModule
-from unified.specs import Batch, Sample
+from unified.kinds.kind import STRONG
+from unified.task import Publication, Task, Upstream
+from unified.weighting import values_of
 
 TASKS = sorted(p.stem for p in (Path(conf.__file__).parent / "task").glob("*.yaml"))
+NEEDED = {
+    "embedding": "detection,embedding",
+    "instance": "detection,instance",
+    "panoptic": "detection,instance,stuff,panoptic",
+}
+"""Selections that hold what a task requires; of the others, the task alone."""
 
 
-def with_requirements(name: str, make: Callable) -> tuple[Built, Batch]:
-    """The task, what it requires, and a labelled batch."""
-    names = [name]
-    while True:
-        try:
-            built, data = make(f"task=[{','.join(names)}]", "implicit=vector")
-            break
-        except ConfigError as error:
-            names.insert(0, str(error).split("requires task ")[1].split(",")[0])
-    dataset = data.train_dataset()
-    return built, collate([dataset[(0, i)] for i in range(8)])
+def selection(name: str) -> str:
+    return f"task=[{NEEDED.get(name, name)}]"
 
 
-def run_losses(built: Built, batch: Batch) -> dict[str, dict[str, torch.Tensor]]:
-    outputs, upstream = built.model.train()(batch.images), {}
-    return {n: t.loss(outputs[n], batch, upstream) for n, t in built.tasks.items()}
+def run_losses(made: Any, batch: Batch) -> dict[str, dict[str, torch.Tensor]]:
+    """Task → loss name → value, in training mode."""
+    outputs, upstream, losses = made.model.train()(batch.images), Upstream(), {}
+    for name, task in made.tasks.items():
+        losses[name], published = task.loss(outputs[name], batch, upstream)
+        upstream.add(*([] if published is None else [published]))
+    return values_of(losses)[0]
 
 
-def without_labels(batch: Batch) -> Batch:
-    samples = [Sample(image=s.image, meta=s.meta) for s in batch.samples]
-    return collate([[s] for s in samples])
+def unlabelled(made: Any, batch: Batch, rows: range) -> Batch:
+    """The same inputs, of which `rows` know nothing."""
+    dataset = made.data.train_dataset()
+    groups = [dataset[(0, index)] for index in range(len(batch.metas))]
+    for row in rows:
+        for view in groups[row]:
+            view.labels = {}
+    return dataset.collate(groups)
+
+
+def test_selections_are_what_tasks_require() -> None:
+    assert set(NEEDED) <= set(TASKS)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_losses_are_finite_named_scalars(name: str, make: Callable) -> None:
-    built, batch = with_requirements(name, make)
-    losses = run_losses(built, batch)[name]
+def test_losses_are_finite_named_means(name: str, make: Callable) -> None:
+    made = make(selection(name), "implicit=vector")
+    losses = run_losses(made, made.batch())[name]
     assert losses
-    assert built.tasks[name].name == name
-    assert set(built.tasks[name].loss_weights) <= set(losses)
+    assert made.tasks[name].name == name
+    assert isinstance(made.tasks[name], Task)
+    assert set(made.tasks[name].loss_weights) == set(losses)
     for value in losses.values():
         assert value.shape == ()
         assert value.isfinite()
@@ -58,26 +70,36 @@ def test_losses_are_finite_named_scalars(name: str, make: Callable) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("labelled", [True, False])
-def test_every_parameter_is_reached(
-    name: str, labelled: bool, make: Callable, configure: Callable
+def test_labels_teach_every_parameter_of_the_head(name: str, make: Callable) -> None:
+    """Each gets a gradient that is not zero, codes included."""
+    made = make(selection(name), "implicit=vector")
+    losses = run_losses(made, made.batch())[name]
+    torch.stack(list(losses.values())).sum().backward()
+    untaught = [
+        n
+        for n, p in made.tasks[name].head.named_parameters()
+        if p.grad is None or not p.grad.abs().sum() > 0
+    ]
+    assert not untaught
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_batch_without_labels_reaches_every_parameter_all_the_same(
+    name: str, make: Callable
 ) -> None:
     """Distributed training hangs or raises on a parameter without gradient."""
-    names = list(with_requirements(name, make)[0].tasks)
-    overrides = (f"task=[{','.join(names)}]", "implicit=vector")
-    built, data = make(*overrides)
-    dataset = data.train_dataset()
-    batch = collate([dataset[(0, i)] for i in range(8)])
-    module = UnifiedModule(configure(*overrides), built, data.val_split)
-    module.training_step(batch if labelled else without_labels(batch), 0).backward()
-    missed = [n for n, p in built.model.named_parameters() if p.grad is None]
-    assert not missed
+    made = make(selection(name), "implicit=vector")
+    batch = unlabelled(made, made.batch(), range(8))
+    module = made.module()
+    module.training_step(batch, 0).backward()
+    assert not [n for n, p in module.named_parameters() if p.grad is None]
+    assert not [n for n, p in module.named_parameters() if p.grad.abs().sum() > 0]
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_batch_without_labels_costs_nothing(name: str, make: Callable) -> None:
-    built, batch = with_requirements(name, make)
-    losses = run_losses(built, without_labels(batch))[name]
+    made = make(selection(name))
+    losses = run_losses(made, unlabelled(made, made.batch(), range(8)))[name]
     assert all(float(v) == 0 for v in losses.values())
 
 
@@ -86,18 +108,13 @@ def test_unlabelled_images_contribute_nothing(name: str, make: Callable) -> None
     """Half a batch without labels gives the labelled half's loss, whatever those images show."""
     results = []
     for invert in (False, True):
-        built, batch = with_requirements(name, make)  # anew: a loss may keep a memory
-        built.model.eval()  # batch norm would mix the images
-        half = [[s] for s in batch.samples[:4]]
-        rest = [
-            Sample(image=255 - s.image if invert else s.image, meta=s.meta)
-            for s in batch.samples[4:]
-        ]
-        mixed = collate(half + [[s] for s in rest])
-        outputs, upstream = built.model(mixed.images), {}
-        results.append(
-            {n: t.loss(outputs[n], mixed, upstream) for n, t in built.tasks.items()}[name]
-        )
+        made = make(selection(name))  # anew: a loss may keep a memory
+        mixed = unlabelled(made, made.batch(), range(4, 8))
+        if invert:
+            mixed.images[4:] = 255 - mixed.images[4:]
+        made.model.eval()  # batch norm would mix the images
+        made.model.train = lambda: made.model  # noqa: B023
+        results.append(run_losses(made, mixed)[name])
     for key in results[0]:
         assert float(results[0][key]) > 0
         torch.testing.assert_close(results[0][key], results[1][key])
@@ -105,17 +122,19 @@ def test_unlabelled_images_contribute_nothing(name: str, make: Callable) -> None
 
 @pytest.mark.parametrize("name", TASKS)
 def test_decoding_feeds_the_metric(name: str, make: Callable, tmp_path: Path) -> None:
-    built, _ = with_requirements(name, make)
-    _, data = make(f"task=[{','.join(built.tasks)}]")
-    dataset = data.val_dataset()
-    metric = built.tasks[name].metric(data.val_split)
-    built.model.eval()
+    made = make(selection(name))
+    dataset, task = made.data.val_dataset(), made.tasks[name]
+    metric = task.metric(made.data.val_split.sources[task.truth.kind])
+    made.model.eval()
     for start in range(0, 12, 4):
-        batch = collate([dataset[(0, i)] for i in range(start, start + 4)])
+        batch = dataset.collate([dataset[(0, i)] for i in range(start, start + 4)])
         with torch.no_grad():
-            found = decode_all(built.tasks, built.model(batch.images), batch)
+            found = made.model.decode(made.model(batch.images), batch)
         assert len(found[name]) == 4
-        metric.update(found[name], batch)
+        for result in found[name]:
+            json.dumps(result.plain(made.spec.spaces[result.kind], 0.0))
+        metric.update(found[name], batch.metas)
+    metric.gather()
     scores = metric.compute()
     assert metric.primary in scores
     assert all(isinstance(v, float) for v in scores.values())
@@ -130,18 +149,43 @@ def test_decoding_feeds_the_metric(name: str, make: Callable, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", TASKS)
+def test_what_is_kept_are_tensors_of_fixed_rank(name: str, make: Callable) -> None:
+    """Whatever the number of images, and without any label or image at hand."""
+    made = make(selection(name))
+    made.model.eval()
+    ranks = []
+    for count in (1, 3):
+        upstream, found = Upstream(), {}
+        with torch.no_grad():
+            outputs = made.model(made.batch(count, training=False).images)
+            for other, task in made.tasks.items():
+                found[other] = task.keep(outputs[other], upstream)
+                if isinstance(found[other], task.publishes):
+                    upstream.add(found[other])
+        ranks.append({place: t.ndim for place, t in tensors_of(found[name], "")})
+    assert ranks[0]
+    assert ranks[0] == ranks[1]
+
+
+def tensors_of(kept: Any, place: str) -> list[tuple[str, torch.Tensor]]:
+    if isinstance(kept, torch.Tensor):
+        return [(place, kept)]
+    fields = vars(kept).items() if hasattr(kept, "__dict__") else ()
+    return [found for key, part in fields for found in tensors_of(part, f"{place}.{key}")]
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_half_precision_trains_and_decodes(name: str, make: Callable) -> None:
     """As on a GPU; with codes on one level only, whose maps are then of another type."""
-    needed = with_requirements(name, make)[0].tasks
-    names = ",".join(dict.fromkeys(["detection", *needed]))
-    built, data = make(f"task=[{names}]", "implicit=vector", "implicit.sites=[align.*,refine.p3]")
-    dataset = data.train_dataset()
-    batch = collate([dataset[(0, i)] for i in range(4)])
+    names = ",".join(dict.fromkeys(["detection", *NEEDED.get(name, name).split(",")]))
+    made = make(f"task=[{names}]", "implicit=vector", "implicit.sites=[align.*,refine.p3]")
+    batch = made.batch(4)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = run_losses(built, batch)[name]
-        built.model.eval()
+        losses = run_losses(made, batch)[name]
+        made.model.eval()
         with torch.no_grad():
-            found = decode_all(built.tasks, built.model(batch.images), batch)
+            plain = made.batch(4, training=False)
+            found = made.model.decode(made.model(plain.images), plain)
     assert all(value.isfinite() for value in losses.values())
     assert len(found[name]) == 4
 
@@ -149,35 +193,80 @@ def test_half_precision_trains_and_decodes(name: str, make: Callable) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_fusing_changes_nothing(name: str, make: Callable) -> None:
     """Codes and batch norms fold away without a trace in the outputs."""
-    built, batch = with_requirements(name, make)
-    built.model.train()(batch.images)  # batch norms with statistics of their own
-    built.model.eval()
+    made = make(selection(name), "implicit=vector")
+    batch = made.batch()
+    made.model.train()(batch.images)  # batch norms with statistics of their own
+    made.model.eval()
     with torch.no_grad():
-        before = built.model(batch.images)[name]
-        after = copy.deepcopy(built.model).fuse()(batch.images)[name]
+        before = made.model(batch.images)[name]
+        after = copy.deepcopy(made.model).fuse()(batch.images)[name]
     for output, value in before.items():
         torch.testing.assert_close(after[output], value, atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_requirements_are_tasks(name: str, make: Callable) -> None:
-    built, _ = with_requirements(name, make)
-    assert set(built.tasks[name].requires) <= set(TASKS)
-    order = list(built.tasks)
-    assert all(order.index(other) < order.index(name) for other in built.tasks[name].requires)
+def test_the_view_that_a_task_learns_from_can_be_chosen(name: str, make: Callable) -> None:
+    chosen = NEEDED.get(name, name).split(",")
+    views = [
+        "task.embedding.views=[weak]" if t == "embedding" else f"task.{t}.view=weak" for t in chosen
+    ]
+    made = make(selection(name), *views)
+    assert made.tasks[name].views == ("weak",)
+    assert {meta.view for meta in made.batch(2).metas} == {"weak"}
+    assert make(selection(name)).tasks[name].views == (STRONG,)
+
+
+# --- Requirements -------------------------------------------------------------------------
+
+
+class A(Publication):
+    pass
+
+
+class B(Publication):
+    pass
+
+
+def needing(requires: tuple = (), publishes: tuple = ()) -> type[Task]:
+    return type("Some", (Task,), {"requires": requires, "publishes": publishes})
 
 
 def test_tasks_run_after_what_they_require() -> None:
-    requires = {"c": ("b",), "a": (), "b": ("a",)}
-    assert order_tasks(requires) == ["a", "b", "c"]
+    tasks = {"c": needing((B,)), "a": needing((), (A,)), "b": needing((A,), (B,))}
+    assert order_tasks(tasks) == ["a", "b", "c"]
 
 
-def test_a_missing_requirement_names_the_override() -> None:
+@pytest.mark.parametrize(
+    ("chosen", "fix"),
+    [
+        ("embedding", "task=[detection,embedding]"),
+        ("instance", "task=[detection,instance]"),
+        ("panoptic", "task=[detection,instance,stuff,panoptic]"),
+        ("instance,panoptic", "task=[detection,instance,stuff,panoptic]"),
+        ("detection,instance,panoptic", "task=[detection,instance,stuff,panoptic]"),
+    ],
+)
+def test_a_missing_requirement_names_the_override(make: Callable, chosen: str, fix: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        order_tasks({"embedding": ("detection",)})
-    assert "task=[detection,embedding]" in str(caught.value)
+        make(f"task=[{chosen}]")
+    assert fix in str(caught.value)
 
 
 def test_a_circle_of_requirements_is_refused() -> None:
     with pytest.raises(ConfigError, match="circle"):
-        order_tasks({"a": ("b",), "b": ("a",)})
+        order_tasks({"a": needing((B,), (A,)), "b": needing((A,), (B,))})
+
+
+def test_two_publishers_of_one_thing_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a and b publish"):
+        order_tasks({"a": needing((), (A,)), "b": needing((), (A,)), "c": needing((A,))})
+
+
+def test_a_reader_of_matches_must_see_what_detection_sees(make: Callable) -> None:
+    with pytest.raises(ConfigError, match=r"task\.instance\.view=strong"):
+        make("task=[detection,instance]", "task.instance.view=weak")
+
+
+def test_something_that_is_no_task_is_refused(make: Callable) -> None:
+    with pytest.raises(ConfigError, match="is no Task"):
+        make("task=[stuff]", "task.stuff._target_=heads.semantic.SemanticHead")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 
 from tasks.detection import Detection
-from unified.data.dataset import collate
+from unified.batch import Batch
 from unified.errors import ConfigError, DataError
+from unified.kinds.objects import ObjectSpace, ObjectTargets
+from unified.ops.dense import Matches, Suppression
 from unified.ops.matching import match_level
-from unified.specs import Batch, DataSpec, LabelSpace, Level, Targets
+from unified.task import DataSpec, Upstream
+from unified.trunks.features import Level
+from unified.view import ImageMeta, View, letterbox
+from unified.weighting import values_of
 
 FEATURES = {"p3": Level(16, 8), "p4": Level(16, 16), "p5": Level(16, 32)}
-LABELS = LabelSpace((3, 7, 9), ("a", "b", "c"), (True,) * 3)
+SPACE = ObjectSpace((3, 7, 9), ("a", "b", "c"))
 ANCHORS = [
     [[10, 10], [16, 16], [20, 12]],
     [[30, 30], [40, 25], [25, 40]],
@@ -23,25 +26,42 @@ ANCHORS = [
 ]
 
 
-def make_task(size: int = 640, **arguments: object) -> Detection:
-    data = DataSpec({"instances": LABELS}, size, np.random.default_rng(0).uniform(4, 60, (200, 2)))
+class Boxes:
+    """A source of nothing but box sizes."""
+
+    space = SPACE
+
+    def __init__(self, sizes: np.ndarray) -> None:
+        self.all = sizes
+
+    def sizes(self, side: int) -> np.ndarray:
+        return self.all
+
+
+def make_task(size: int = 640, boxes: int = 200, **arguments: object) -> Detection:
+    source = Boxes(np.random.default_rng(0).uniform(4, 60, (boxes, 2)))
+    data = DataSpec(size, lambda kind: source)
     return Detection(FEATURES, data, **({"anchors": ANCHORS} | arguments))
 
 
 def make_batch(boxes: list, labels: list, crowd: list | None = None, size: int = 128) -> Batch:
     count = len(boxes)
-    return Batch(
-        images=torch.zeros(1, 3, size, size, dtype=torch.uint8),
-        metas=[],
-        targets=Targets(
-            image=torch.zeros(count, dtype=torch.long),
-            boxes=torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
-            labels=torch.tensor(labels, dtype=torch.long),
-            crowd=torch.tensor(crowd or [False] * count, dtype=torch.bool),
-            identities=torch.arange(count),
-        ),
-        labelled=torch.ones(1, dtype=torch.bool),
+    objects = ObjectTargets(
+        known=torch.ones(1, dtype=torch.bool),
+        image=torch.zeros(count, dtype=torch.long),
+        boxes=torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
+        labels=torch.tensor(labels, dtype=torch.long),
+        crowd=torch.tensor(crowd or [False] * count, dtype=torch.bool),
+        identities=torch.arange(count),
+        keys=torch.arange(count),
     )
+    images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+    return Batch(images, [], {"objects": objects})
+
+
+def losses_of(task: Detection, outputs: dict, batch: Batch) -> dict[str, torch.Tensor]:
+    losses, _ = task.loss(outputs, batch, Upstream())
+    return values_of({"detection": losses})[0]["detection"]
 
 
 def empty_outputs(size: int = 128, fill: float = 0.0) -> dict[str, torch.Tensor]:
@@ -85,15 +105,15 @@ def ideal_outputs(task: Detection, batch: Batch) -> dict[str, torch.Tensor]:
         outputs[name].view(1, 3, 8, *outputs[name].shape[2:])[:, :, 4:] = -12.0
         anchors = task.head.anchors[index]
         match = match_level(
-            batch.targets.boxes,
-            batch.targets.image,
+            batch.labels["objects"].boxes,
+            batch.labels["objects"].image,
             anchors,
             outputs[name].shape[2:],
             spec.stride,
             4.0,
         )
         view = outputs[name].view(1, 3, 8, *outputs[name].shape[2:])
-        boxes = batch.targets.boxes[match.target]
+        boxes = batch.labels["objects"].boxes[match.target]
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2 / spec.stride
         cell = torch.stack([match.x, match.y], 1)
         unit_xy = (centre - cell + 0.5) / 2
@@ -101,7 +121,9 @@ def ideal_outputs(task: Detection, batch: Batch) -> dict[str, torch.Tensor]:
         raw = torch.logit(torch.cat([unit_xy, unit_wh], 1).clamp(1e-6, 1 - 1e-6))
         view[0, match.anchor, :4, match.y, match.x] = raw
         view[0, match.anchor, 4, match.y, match.x] = 12.0
-        view[0, match.anchor, 5 + batch.targets.labels[match.target], match.y, match.x] = 12.0
+        view[
+            0, match.anchor, 5 + batch.labels["objects"].labels[match.target], match.y, match.x
+        ] = 12.0
     return outputs
 
 
@@ -110,23 +132,22 @@ def test_the_ideal_output_costs_nothing_and_decodes_to_the_targets() -> None:
     boxes = [[10.0, 12.0, 40.0, 44.0], [70.0, 60.0, 120.0, 110.0], [80.0, 10.0, 92.0, 22.0]]
     batch = make_batch(boxes, [0, 2, 1])
     outputs = ideal_outputs(task, batch)
-    losses = task.loss(outputs, batch, {})
+    losses = losses_of(task, outputs, batch)
     assert all(float(v) < 1e-3 for v in losses.values()), losses
-    found, scores, _ = task._candidates(outputs)
-    box, score, label, _ = task._keep(found[0], scores[0])
-    assert len(box) == 3
-    order = label.argsort()
-    torch.testing.assert_close(box[order], batch.targets.boxes[[0, 2, 1]], atol=1e-2, rtol=1e-3)
-    assert label[order].tolist() == [0, 1, 2]
-    assert (score > 0.99).all()
+    kept = task.keep(outputs, Upstream())
+    assert len(kept.boxes) == 3
+    order = kept.labels.argsort()
+    expected = batch.labels["objects"].boxes[[0, 2, 1]]
+    torch.testing.assert_close(kept.boxes[order], expected, atol=1e-2, rtol=1e-3)
+    assert kept.labels[order].tolist() == [0, 1, 2]
+    assert (kept.scores > 0.99).all()
 
 
 def test_matches_are_published_with_batch_indices() -> None:
     task = make_task()
     batch = make_batch([[0, 0, 120, 120], [30, 30, 60, 60]], [0, 1], [True, False])
-    upstream: dict = {}
-    task.loss(empty_outputs(), batch, upstream)
-    matches = upstream["detection"]
+    _, matches = task.loss(empty_outputs(), batch, Upstream())
+    assert isinstance(matches, Matches)
     assert len(matches.target) > 0
     assert set(matches.target.tolist()) == {1}
 
@@ -135,28 +156,28 @@ def test_crowds_are_neither_targets_nor_background() -> None:
     task = make_task()
     crowd = make_batch([[0, 0, 128, 128]], [0], [True])
     for fill in (-5.0, 5.0):
-        losses = task.loss(empty_outputs(fill=fill), crowd, {})
+        losses = losses_of(task, empty_outputs(fill=fill), crowd)
         assert float(losses["objectness"]) == 0
         assert float(losses["box"]) == 0
     half = make_batch([[0, 0, 64, 128]], [0], [True])
     outputs = empty_outputs(fill=-5.0)
-    before = float(task.loss(outputs, half, {})["objectness"])
+    before = float(losses_of(task, outputs, half)["objectness"])
     for tensor in outputs.values():
         tensor[..., : tensor.shape[-1] // 2] = 5.0  # loud, but only inside of the crowd
-    assert float(task.loss(outputs, half, {})["objectness"]) == pytest.approx(before)
+    assert float(losses_of(task, outputs, half)["objectness"]) == pytest.approx(before)
 
 
 def test_candidates_are_capped_before_suppression(monkeypatch: pytest.MonkeyPatch) -> None:
-    import tasks.detection as module
+    import unified.ops.dense as module
 
     sizes = []
     real = module.batched_nms
     monkeypatch.setattr(module, "batched_nms", lambda b, *a: sizes.append(len(b)) or real(b, *a))
-    task = make_task(max_candidates=50, max_detections=7)
-    boxes, scores = torch.rand(5000, 4).cumsum(1) * 100, torch.rand(5000, 3)
-    kept = task._keep(boxes, scores)
-    assert sizes == [50]
-    assert len(kept[0]) <= 7
+    boxes, scores = torch.rand(2, 5000, 4).cumsum(2) * 100, torch.rand(2, 5000, 3)
+    cells = torch.zeros(5000, 4, dtype=torch.long)
+    kept = Suppression(0.001, 50, 0.6, 7).keep(boxes, scores, cells, ("p3",))
+    assert sizes == [50, 50]
+    assert torch.bincount(kept.cells.image, minlength=2).max() <= 7
 
 
 def test_two_boxes_that_claim_one_anchor_give_the_better_quality() -> None:
@@ -164,8 +185,8 @@ def test_two_boxes_that_claim_one_anchor_give_the_better_quality() -> None:
     task = make_task()
     boxes = [[30.0, 30.0, 60.0, 60.0], [28.0, 30.0, 62.0, 58.0]]
     outputs = {k: torch.randn_like(v) for k, v in empty_outputs().items()}
-    one = task.loss(outputs, make_batch(boxes, [0, 0]), {})
-    two = task.loss(outputs, make_batch(boxes[::-1], [0, 0]), {})
+    one = losses_of(task, outputs, make_batch(boxes, [0, 0]))
+    two = losses_of(task, outputs, make_batch(boxes[::-1], [0, 0]))
     for name in one:
         torch.testing.assert_close(one[name], two[name])
 
@@ -193,30 +214,22 @@ def test_impossible_arguments_are_refused(arguments: dict) -> None:
         make_task(**arguments)
 
 
-def test_missing_boxes_are_refused() -> None:
-    with pytest.raises(DataError, match="instances"):
-        Detection(FEATURES, DataSpec({}, 640))
+def test_too_few_boxes_for_anchors_are_refused() -> None:
     with pytest.raises(DataError, match="anchors=auto"):
-        make_task_with_few_boxes()
+        make_task(boxes=3, anchors="auto")
 
 
-def make_task_with_few_boxes() -> Detection:
-    return Detection(
-        FEATURES, DataSpec({"instances": LABELS}, 640, np.ones((3, 2)) * 20), anchors="auto"
-    )
-
-
-def test_predictions_are_in_the_original_image(make: Callable) -> None:
-    """Decoding undoes the letterbox: the ideal output gives the annotation's own boxes."""
-    built, data = make("task=[detection]", "implicit=none")
-    task, dataset = built.tasks["detection"], data.val_dataset()
-    batch = collate([dataset[(0, i)] for i in range(4)])
-    meta = batch.metas[0]
-    from unified.ops.boxes import to_original
-
-    rows = batch.targets.image == 0
-    original = data.val_split.instances(0).boxes
-    torch.testing.assert_close(
-        to_original(batch.targets.boxes[rows], meta), torch.from_numpy(original), atol=1e-3, rtol=0
-    )
-    assert task.name == "detection"
+def test_predictions_are_in_the_original_image() -> None:
+    """Outputs that say what the letterboxed targets are decode to the annotations' own boxes."""
+    task, height, width = make_task(), 150, 300
+    truth = np.array([[10, 10, 90, 130], [150, 20, 180, 50], [230, 80, 290, 140]], np.float32)
+    labels = [2, 0, 1]
+    matrix = letterbox(height, width, 128)
+    batch = make_batch(View(matrix, 128).boxes(truth).tolist(), labels)
+    batch.metas.append(ImageMeta(1, "", height, width, matrix))
+    kept = task.keep(ideal_outputs(task, batch), Upstream())
+    (found,) = task.finish(kept, batch, Upstream())
+    for box, label in zip(torch.from_numpy(truth), labels, strict=True):
+        best = (found.boxes - box).abs().amax(1).argmin()
+        torch.testing.assert_close(found.boxes[best], box, atol=0.05, rtol=0)
+        assert found.labels[best] == label

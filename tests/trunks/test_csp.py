@@ -48,9 +48,9 @@ def test_totals_equal_the_official_ones(name: str, plain: int, codes: int) -> No
     with torch.device("meta"):
         trunk = make_trunk(name)
         head = DetectionHead(trunk.features, 80, ANCHORS)
-        assert count(UnifiedModel(trunk, {"detection": head})) == plain
+        assert count(UnifiedModel(trunk, {"detection": nn.ModuleDict({"head": head})})) == plain
         add_codes(head)
-    assert count(UnifiedModel(trunk, {"detection": head})) == plain + codes
+    assert count(UnifiedModel(trunk, {"detection": nn.ModuleDict({"head": head})})) == plain + codes
 
 
 def test_tiny_has_about_a_million_parameters() -> None:

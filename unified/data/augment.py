@@ -1,4 +1,4 @@
-"""What augmentation draws: matrices and colour tables. Drawing is apart from applying."""
+"""What augmentation draws: matrices and colours. Drawing is apart from applying."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from unified.data.geometry import compose, letterbox
+from unified.arrays import Array
 from unified.errors import ConfigError
-from unified.specs import Array
+from unified.view import compose, letterbox, meeting
 
 
 @dataclass
 class AugmentConfig:
-    """Strength of the augmentation.
+    """Strength of the augmentation of one view.
 
     Attributes:
         mosaic: probability that four images are put together.
@@ -45,7 +45,7 @@ class AugmentConfig:
         for name in ("mosaic", "flip", "scale", "translate", "min_visible"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
-                raise ConfigError(f"augment.{name}={value} is not in [0, 1]", "choose a share")
+                raise ConfigError(f"augment: {name}={value} is not in [0, 1]", "choose a share")
 
 
 def draw_affine(rng: np.random.Generator, config: AugmentConfig, size: int) -> Array:
@@ -79,13 +79,7 @@ def draw_mosaic(
     meet = rng.uniform(size / 2, 3 * size / 2, 2)
     window = draw_affine(rng, config, size)
     to_window = compose(window, np.array([[1.0, 0, -size / 2], [0, 1.0, -size / 2]]))
-    matrices = []
-    for index, (height, width) in enumerate(shapes):
-        scale = size / max(height, width)
-        corner = meet - [scale * width * (index % 2 == 0), scale * height * (index < 2)]
-        place = np.array([[scale, 0, corner[0]], [0, scale, corner[1]]])
-        matrices.append(compose(to_window, place))
-    return matrices
+    return [compose(to_window, place) for place in meeting(shapes, meet, size)]
 
 
 def draw_colour(rng: np.random.Generator, config: AugmentConfig) -> Array | None:

@@ -1,164 +1,99 @@
-"""Splits, label spaces and loaders for Lightning."""
+"""Splits and loaders for Lightning."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import cv2
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from unified.data.augment import AugmentConfig
-from unified.data.coco import CocoSplit
-from unified.data.dataset import CocoDataset, EpochSampler, collate
+from unified.data.config import DataConfig
+from unified.data.dataset import ViewDataset
 from unified.data.images import check_image_files
-from unified.data.shapes import ShapesConfig, generate
+from unified.data.sampler import EpochSampler
+from unified.data.split import Sources, Split
 from unified.errors import ConfigError, DataError
-from unified.protocols import Task
-from unified.specs import Array, DataSpec, LabelSpace
-
-log = logging.getLogger(__name__)
-
-
-@dataclass
-class DataConfig:
-    """Where the data is and how it is loaded.
-
-    Attributes:
-        root: folder in COCO's layout.
-        train, val: names of the splits.
-        image_size: side of the square network input in pixels, a multiple of 32.
-        batch_size: network inputs per step and process, all views counted.
-        workers: loading processes; 0 loads in the main process.
-        views: augmented views per image.
-        check: look at every image file before training starts.
-        derive: make instance and stuff labels from panoptic ones where a split lacks them.
-        shapes: generate the embedded data set into `root`; null for real data.
-    """
-
-    root: str
-    train: str
-    val: str
-    image_size: int
-    batch_size: int
-    workers: int
-    views: int = 1
-    check: bool = True
-    derive: bool = False
-    shapes: ShapesConfig | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.image_size, int) and (self.image_size < 32 or self.image_size % 32):
-            raise ConfigError(
-                f"data.image_size={self.image_size} is not a multiple of 32",
-                f"use {max(32, round(self.image_size / 32) * 32)}",
-            )
-        if self.views < 1 or self.batch_size < 1 or self.batch_size % self.views:
-            raise ConfigError(
-                f"data.batch_size={self.batch_size} does not hold whole images of "
-                f"data.views={self.views} views",
-                "make batch_size a multiple of views",
-            )
+from unified.kinds.kind import Space
+from unified.task import Task
+from unified.view import PLAIN
 
 
 class DataModule(pl.LightningDataModule):
-    """Reads splits on first use and deals out batches.
+    """What the tasks ask of the data, and nothing else, in batches.
 
     Args:
-        config: where and how.
-        augment: training augmentation.
+        config: where the data is and how it is loaded.
+        augment: view name → what to draw.
+        tasks: that will learn or be scored.
+        spaces: kind → space that the validation labels must not differ from.
+        train: sources of the training split; None when there is no training.
         seed: start of all randomness in the data.
-        labels: label spaces of an existing model, which the data must match.
+
+    Attributes:
+        train_split, val_split: the annotated images; `train_split` is None without training.
+
+    Raises:
+        ConfigError: tasks ask for an unknown view.
+        DataError: labels are missing or useless, or a file is broken.
     """
 
     def __init__(
         self,
         config: DataConfig,
-        augment: AugmentConfig,
+        augment: Mapping[str, AugmentConfig],
+        tasks: Mapping[str, Task],
+        spaces: Mapping[str, Space],
+        train: Sources | None,
         seed: int,
-        labels: Mapping[str, LabelSpace] | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.augment, self.seed, self.labels = config, augment, seed, labels
-        self.map_strides: dict[str, int] = {}
+        self.config, self.augment, self.seed = config, dict(augment), seed
+        self.asks = [ask for task in tasks.values() for ask in task.asks]
+        self.checks = [ask for task in tasks.values() for ask in task.checks]
+        self._check_views()
+        self.train_split = None
+        if train is not None:
+            self.train_split = Split(train, [ask.kind for ask in self.asks])
+            self._check(self.train_split, learn=True)
+        truths = [task.truth.kind for task in tasks.values()]
+        val = Sources(config, config.val, spaces)
+        self.val_split = Split(val, [*truths, *(ask.kind for ask in self.checks)])
+        self._check(self.val_split, learn=False)
 
-    def serve(self, tasks: Iterable[Task]) -> None:
-        """Draw the masks and class maps that these tasks learn from, at their strides."""
-        for task in tasks:
-            self.map_strides |= getattr(task, "maps", {})
-
-    def check_labels(self, *splits: CocoSplit) -> None:
-        """Look at the label files that the served tasks will read.
-
-        Raises:
-            DataError: one is missing or cut short, or masks are asked for and there are none.
-        """
-        for split in splits:
-            if "instances" in self.map_strides and not split.has_masks():
-                raise DataError(
-                    f"{split.instances_file} has boxes and no masks",
-                    "add segmentations to its annotations, or leave out the tasks that learn "
-                    "from masks: task=[…]",
+    def _check_views(self) -> None:
+        for ask in (*self.asks, *self.checks):
+            if ask.view not in (PLAIN, *self.augment):
+                raise ConfigError(
+                    f"a task asks for the view {ask.view!r} of {ask.kind}, which augment does not "
+                    "describe",
+                    f"use {', '.join(self.augment)}, or describe it: +augment.{ask.view}=…",
                 )
-            if self.config.check:
-                check_image_files(split.label_files(self.map_strides))
 
-    def prepare_data(self) -> None:
-        """Generate the embedded data set where it is asked for."""
-        if self.config.shapes is not None and generate(Path(self.config.root), self.config.shapes):
-            log.info("generated shapes in %s", self.config.root)
-
-    @cached_property
-    def train_split(self) -> CocoSplit:
-        split = CocoSplit(
-            self.config.root, self.config.train, self.labels, derive=self.config.derive
-        )
-        _warn_of_absent_categories(split)
+    def _check(self, split: Split, learn: bool) -> None:
+        for source in split.sources.values():
+            source.check(learn)
         if self.config.check:
             check_image_files([split.image_file(i) for i in range(len(split))])
-        return split
+            labels = {file for source in split.sources.values() for file in source.files()}
+            check_image_files(sorted(labels))
 
-    @cached_property
-    def val_split(self) -> CocoSplit:
-        labels = self.labels or self.train_split.labels
-        split = CocoSplit(self.config.root, self.config.val, labels, derive=self.config.derive)
-        if self.config.check:
-            check_image_files([split.image_file(i) for i in range(len(split))])
-        return split
+    def train_dataset(self) -> ViewDataset:
+        """Every view that a task learns from."""
+        assert self.train_split is not None, "there is no training split"
+        views = {ask.view: self.augment.get(ask.view) for ask in self.asks}
+        return ViewDataset(self.train_split, self.config.image_size, self.asks, views, self.seed)
 
-    def spec(self) -> DataSpec:
-        """What tasks complete themselves with."""
-        return DataSpec(
-            labels=self.train_split.labels,
-            image_size=self.config.image_size,
-            box_sizes=_box_sizes(self.train_split, self.config.image_size),
-        )
-
-    def train_dataset(self) -> CocoDataset:
-        """Augmented samples."""
-        c = self.config
-        return CocoDataset(
-            self.train_split,
-            c.image_size,
-            self.augment,
-            c.views,
-            self.seed,
-            map_strides=self.map_strides,
-        )
-
-    def val_dataset(self) -> CocoDataset:
-        """Letterboxed samples; further views are drawn without mosaic."""
-        c = self.config
-        plain = AugmentConfig(**{**vars(self.augment), "mosaic": 0.0})
-        return CocoDataset(
-            self.val_split, c.image_size, None, c.views, self.seed, view_augment=plain
-        )
+    def val_dataset(self) -> ViewDataset:
+        """Letterboxed images; further views that tasks check are drawn without mosaic."""
+        views: dict[str, AugmentConfig | None] = {PLAIN: None}
+        for ask in self.checks:
+            if ask.view != PLAIN:
+                views[ask.view] = AugmentConfig(**vars(self.augment[ask.view]) | {"mosaic": 0.0})
+        return ViewDataset(self.val_split, self.config.image_size, self.checks, views, self.seed)
 
     def train_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.train_dataset(), shuffle=True)
@@ -166,24 +101,30 @@ class DataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.val_dataset(), shuffle=False)
 
-    def _loader(self, dataset: CocoDataset, shuffle: bool) -> DataLoader[Any]:
+    def _loader(self, dataset: ViewDataset, shuffle: bool) -> DataLoader[Any]:
         rank, world = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
-        images = self.config.batch_size // self.config.views
+        images = self.config.batch_size // len(dataset.views)
+        if images < 1:
+            raise ConfigError(
+                f"data.batch_size={self.config.batch_size} does not hold one image in its "
+                f"{len(dataset.views)} views",
+                f"use {len(dataset.views)} or more",
+            )
         sampler = EpochSampler(len(dataset), shuffle, self.seed, rank, world)
         if shuffle and len(sampler) < images:
             raise DataError(
                 f"split {self.config.train!r} has {len(dataset)} images for {world} process(es), "
                 f"fewer than one batch of {images}",
-                f"set data.batch_size={len(sampler) * self.config.views} or less",
+                f"set data.batch_size={len(sampler) * len(dataset.views)} or less",
             )
-        return DataLoader(
+        return Loader(
             dataset,
             batch_size=images,
             sampler=sampler,
             num_workers=self.config.workers,
-            collate_fn=collate,
+            collate_fn=dataset.collate,
             drop_last=shuffle,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.config.workers > 0,
@@ -191,39 +132,24 @@ class DataModule(pl.LightningDataModule):
         )
 
 
+class Loader(DataLoader[Any]):
+    """Starts its workers with one OpenCV thread each, and leaves the parent's threads alone.
+
+    Workers are the parallelism. A pool of threads that exists when a worker is forked would leave
+    the worker waiting for threads that it does not have.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        threads = cv2.getNumThreads()
+        if self.num_workers:
+            cv2.setNumThreads(1)
+        try:
+            return super().__iter__()
+        finally:
+            if self.num_workers:
+                cv2.setNumThreads(threads)
+
+
 def _one_thread(worker: int) -> None:
-    """Workers are the parallelism; threads inside of them would only contend."""
+    """Threads inside of workers would only contend."""
     torch.set_num_threads(1)
-
-
-def _box_sizes(split: CocoSplit, size: int) -> Array | None:
-    """(N, 2) widths and heights of the countable boxes in input pixels."""
-    table = split.tables.get("instances")
-    if table is None:
-        return None
-    scale = size / np.maximum(split.heights, split.widths)
-    per_row = np.repeat(scale, np.diff(table.first))
-    sides = (table.boxes[:, 2:] - table.boxes[:, :2]) * per_row[:, None]
-    return sides[~table.crowd]
-
-
-def _warn_of_absent_categories(split: CocoSplit) -> None:
-    table = split.tables.get("instances")
-    if table is None:
-        return
-    space = split.labels["instances"]
-    if not len(space):
-        return  # derived from panoptic labels that have no things
-    counts = np.bincount(table.labels[~table.crowd], minlength=len(space))
-    absent = [space.names[i] for i in np.flatnonzero(counts == 0)]
-    if len(absent) == len(space):
-        raise DataError(
-            f"{split.instances_file} annotates no object", "choose a split with annotations"
-        )
-    if absent:
-        shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
-        log.warning(
-            "%d of %d categories have no annotated image in split %r and cannot be learnt: %s\n"
-            "  fix: add images of them, or drop them from categories in %s",
-            len(absent), len(space), split.split, shown, split.instances_file,
-        )  # fmt: skip

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from unified.arrays import Array
 from unified.errors import DataError
-from unified.specs import Array
 
 _REDUCED = {
     1: cv2.IMREAD_COLOR,

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from unified.data.coco import CocoSplit
-from unified.data.truth import instances_document
+from unified.arrays import Array
 from unified.errors import ConfigError
-from unified.metrics.collect import Collector
-from unified.ops.rle import encode
-from unified.specs import Array, Batch, LabelSpace
+from unified.kinds.kind import Source
+from unified.metrics.collect import Collector, Lookup
+from unified.view import ImageMeta
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -27,28 +26,27 @@ class CocoAP(Collector[Any]):
     """Box AP as COCO defines it.
 
     Args:
-        truth: the annotated split.
-        labels: maps class indices to category ids.
+        source: the annotated objects; its truth is COCO's json.
         evaluator: `faster` or `pycocotools`.
 
-    Predictions are `Detections`; a record is (N, 6): x, y, width, height, score, category id.
+    Results are `Detections`; a record is (N, 6): x, y, width, height, score, category id.
     """
 
     primary = "AP"
     iou_type = "bbox"
 
-    def __init__(self, truth: CocoSplit, labels: LabelSpace, evaluator: str = "faster") -> None:
+    def __init__(self, source: Source, evaluator: str = "faster") -> None:
         super().__init__()
-        if evaluator not in ("faster", "pycocotools"):
+        if evaluator not in EVALUATORS:
             raise ConfigError(f"evaluator={evaluator} is unknown", "use faster or pycocotools")
-        truth.require("instances")
-        self.truth, self.labels, self.evaluator = truth, labels, evaluator
-        self.ids = np.array(labels.ids)
+        self.source, self.evaluator = source, evaluator
+        self.known = Lookup(source)
+        self.ids = np.array(source.space.ids)
         self.evaluation: Any = None
 
-    def update(self, predictions: Sequence[Any], batch: Batch) -> None:
-        for meta, found in zip(batch.metas, predictions, strict=True):
-            if meta.view == 0 and self.truth.has_instances[self.truth.position[meta.image_id]]:
+    def update(self, results: Sequence[Any], metas: Sequence[ImageMeta]) -> None:
+        for meta, found in zip(metas, results, strict=True):
+            if self.known[meta.image_id] is not None:
                 self.records[meta.image_id] = self._record(found, meta.image_id)
 
     def _record(self, found: Any, image_id: int) -> Any:
@@ -62,18 +60,13 @@ class CocoAP(Collector[Any]):
             ]
         )
 
-    @cached_property
-    def document(self) -> dict[str, Any]:
-        """The annotations to score against, in COCO's form."""
-        return instances_document(self.truth, masks=self.iou_type == "segm")
-
     def compute(self) -> dict[str, float]:
-        self.gather()
         results = self._results()
         if not len(results):
             return dict.fromkeys(NAMES, 0.0)
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = _evaluation(self.evaluator, self.document, results, self.iou_type)
+            truth, evaluate = self.truth
+            evaluation = evaluate(truth, truth.loadRes(results), self.iou_type)
             evaluation.params.imgIds = sorted(self.records)
             evaluation.evaluate()
             evaluation.accumulate()
@@ -81,9 +74,15 @@ class CocoAP(Collector[Any]):
         self.evaluation = evaluation
         return {name: float(v) for name, v in zip(NAMES, evaluation.stats, strict=False)}
 
+    @cached_property
+    def truth(self) -> tuple[Any, Any]:
+        """The truth, indexed once for all validations, and its evaluation class."""
+        return EVALUATORS[self.evaluator](self.source.truth())
+
     def _results(self) -> Any:
         """(N, 7) with the image id in front, the array form that `loadRes` takes."""
-        parts = [np.column_stack([np.full(len(r), key), r]) for key, r in self.records.items()]
+        records = self.sorted_records()
+        parts = [np.column_stack([np.full(len(r), key), r]) for key, r in records.items()]
         return np.concatenate(parts) if parts else np.zeros((0, 7))
 
     def write(self, folder: Path) -> None:
@@ -117,20 +116,10 @@ class CocoAP(Collector[Any]):
 class CocoMaskAP(CocoAP):
     """Mask AP as COCO defines it.
 
-    Predictions are `Masks`; a record is the image's rows of the result file.
+    Results are `Masks`; a record is the image's rows of the result file.
     """
 
     iou_type = "segm"
-
-    @cached_property
-    def document(self) -> dict[str, Any]:
-        document = super().document
-        sizes = {row["id"]: (row["height"], row["width"]) for row in document["images"]}
-        for row in document["annotations"]:
-            if not row.get("segmentation"):
-                # An object without a mask: nothing can match it.
-                row["segmentation"] = encode(np.zeros(sizes[row["image_id"]]))
-        return document
 
     def _record(self, found: Any, image_id: int) -> Any:
         categories = self.ids[found.labels.cpu().numpy()].tolist()
@@ -143,25 +132,28 @@ class CocoMaskAP(CocoAP):
 
     def _results(self) -> list[dict[str, Any]]:
         # The evaluators add to the rows that they are given.
-        return [dict(row) for rows in self.records.values() for row in rows]
+        return [dict(row) for rows in self.sorted_records().values() for row in rows]
 
     def write(self, folder: Path) -> None:
         """`segm.json` in COCO's result format."""
         (folder / "segm.json").write_text(json.dumps(self._results()))
 
 
-def _evaluation(name: str, document: dict[str, Any], results: Any, iou_type: str) -> Any:
-    """An evaluation, not yet run; both evaluators have the same interface."""
-    if name == "faster":
-        from faster_coco_eval import COCO as FasterCOCO
-        from faster_coco_eval import COCOeval_faster
+def _faster(document: dict[str, Any]) -> tuple[Any, Any]:
+    from faster_coco_eval import COCO, COCOeval_faster
 
-        truth = FasterCOCO(document, use_deepcopy=True)
-        return COCOeval_faster(truth, truth.loadRes(results), iou_type)
+    return COCO(document, use_deepcopy=True), COCOeval_faster
+
+
+def _pycocotools(document: dict[str, Any]) -> tuple[Any, Any]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     truth = COCO()
     truth.dataset = copy.deepcopy(document)
     truth.createIndex()
-    return COCOeval(truth, truth.loadRes(results), iou_type)
+    return truth, COCOeval
+
+
+EVALUATORS = {"faster": _faster, "pycocotools": _pycocotools}
+"""COCO's json → the truth, indexed, and the class that evaluates against it; both are alike."""

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torchmetrics.functional.classification import multilabel_average_precision
 
-from unified.metrics.collect import Collector
-from unified.specs import Array, Batch, LabelSpace, Tags
+from unified.arrays import Array
+from unified.kinds.objects import ObjectSource
+from unified.kinds.tags import Tags
+from unified.metrics.collect import Collector, Lookup
+from unified.view import ImageMeta
 
 THRESHOLD = 0.5
 
 
 class MultilabelScores(Collector[tuple[Array, Array]]):
-    """Scores of an image against the categories present in it.
+    """Scores of an image against the categories of its objects, crowds included.
 
     mAP is the mean over the categories that occur in the split. CF1 is the harmonic mean of the
     mean per-category precision and recall, OF1 the same over all decisions together, both at
@@ -29,22 +31,20 @@ class MultilabelScores(Collector[tuple[Array, Array]]):
 
     primary = "mAP"
 
-    def __init__(self, labels: LabelSpace) -> None:
+    def __init__(self, source: ObjectSource) -> None:
         super().__init__()
-        self.labels = labels
+        self.source, self.known = source, Lookup(source)
 
-    def update(self, predictions: Sequence[Tags], batch: Batch) -> None:
-        labelled = batch.labelled.cpu().numpy()
-        image, category = batch.targets.image.cpu().numpy(), batch.targets.labels.cpu().numpy()
-        for index, (meta, tags) in enumerate(zip(batch.metas, predictions, strict=True)):
-            if meta.view == 0 and labelled[index]:
-                present = np.zeros(len(self.labels), bool)
-                present[category[image == index]] = True
+    def update(self, results: Sequence[Tags], metas: Sequence[ImageMeta]) -> None:
+        for meta, tags in zip(metas, results, strict=True):
+            place = self.known[meta.image_id]
+            if place is not None:
+                present = np.zeros(len(self.source.space), bool)
+                present[self.source.read(place).labels] = True
                 self.records[meta.image_id] = (tags.scores.cpu().numpy(), present)
 
     def compute(self) -> dict[str, float]:
-        self.gather()
-        records = self.records
+        records = self.sorted_records()
         if not records:
             return {"mAP": 0.0, "CF1": 0.0, "OF1": 0.0}
         scores = np.stack([r[0] for r in records.values()])
@@ -53,7 +53,7 @@ class MultilabelScores(Collector[tuple[Array, Array]]):
         average = multilabel_average_precision(
             torch.from_numpy(scores),
             torch.from_numpy(present.astype(np.int64)),
-            num_labels=len(self.labels),
+            num_labels=scores.shape[1],
             average="none",
         )[torch.from_numpy(occurs)]
         said = scores > THRESHOLD
@@ -69,13 +69,10 @@ class MultilabelScores(Collector[tuple[Array, Array]]):
         """`classification.json`: one row per image and category with its probability."""
         rows = [
             {"image_id": int(key), "category_id": category, "score": round(float(score), 6)}
-            for key, (scores, _) in self.records.items()
-            for category, score in zip(self.labels.ids, scores, strict=True)
+            for key, (scores, _) in self.sorted_records().items()
+            for category, score in zip(self.source.space.ids, scores, strict=True)
         ]
         (folder / "classification.json").write_text(json.dumps(rows))
-
-    def curves(self) -> dict[str, tuple[Any, Any]]:
-        return {}
 
 
 def _f1(precision: float, recall: float) -> float:

@@ -9,7 +9,6 @@ import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unified.data.coco import CocoSplit
 from unified.errors import ConfigError
-from unified.metrics.collect import Collector
-from unified.specs import Batch, PanopticSegments
+from unified.kinds.kind import Source
+from unified.kinds.segments import PanopticSegments, PanopticTruth
+from unified.metrics.collect import Collector, Lookup
+from unified.view import ImageMeta
 
 GROUPS = {"": None, "_th": True, "_st": False}
 """Suffix of a metric's name → which categories it is the mean of."""
@@ -30,49 +30,42 @@ class PanopticQuality(Collector[tuple[bytes, list[dict[str, Any]]]]):
     """PQ, SQ and RQ (Kirillov et al. 2019, section 4), of all categories, things and stuff.
 
     Fractions of one; publications give them times 100. A record is (PNG file, segments_info).
+
+    Args:
+        source: the annotated segments; its truth is a `PanopticTruth`.
     """
 
     primary = "PQ"
 
-    def __init__(self, truth: CocoSplit) -> None:
+    def __init__(self, source: Source) -> None:
         super().__init__()
         if find_spec("panopticapi") is None:
             raise ConfigError(
                 "panoptic quality needs panopticapi, which is not installed",
                 "pip install --no-deps panopticapi-lite",
             )
-        truth.require("panoptic")
-        self.truth, self.labels = truth, truth.labels["panoptic"]
+        self.source, self.known = source, Lookup(source)
 
-    @cached_property
-    def annotations(self) -> dict[int, dict[str, Any]]:
-        """Image id → its annotation in the json of the split."""
-        document = json.loads(self.truth.annotation_file("panoptic").read_text())
-        for row in document["annotations"]:
-            for segment in row["segments_info"]:
-                segment.setdefault("iscrowd", 0)
-        return {row["image_id"]: row for row in document["annotations"]}
-
-    def update(self, predictions: Sequence[PanopticSegments], batch: Batch) -> None:
-        for meta, found in zip(batch.metas, predictions, strict=True):
-            labelled = meta.image_id in self.truth.segment_files["panoptic"]
-            if meta.view == 0 and labelled:
-                self.records[meta.image_id] = encode_segments(found, self.labels.ids)
+    def update(self, results: Sequence[PanopticSegments], metas: Sequence[ImageMeta]) -> None:
+        for meta, found in zip(metas, results, strict=True):
+            if self.known[meta.image_id] is not None:
+                self.records[meta.image_id] = encode_segments(found, self.source.space.ids)
 
     def compute(self) -> dict[str, float]:
-        self.gather()
         names = [f"{m}{suffix}" for suffix in GROUPS for m in ("PQ", "SQ", "RQ")]
         if not self.records:
             return dict.fromkeys(names, 0.0)
+        space = self.source.space
         categories = {
             i: {"id": i, "isthing": int(thing)}
-            for i, thing in zip(self.labels.ids, self.labels.things, strict=True)
+            for i, thing in zip(space.ids, space.things, strict=True)
         }
+        truth: PanopticTruth = self.source.truth()
         with tempfile.TemporaryDirectory() as folder:
             found = self._write(Path(folder))
             stat = _count(
-                [(self.annotations[row["image_id"]], row) for row in found],
-                str(self.truth.label_folder("panoptic")),
+                [(truth.annotations[row["image_id"]], row) for row in found],
+                str(truth.folder),
                 folder,
                 categories,
             )
@@ -97,17 +90,15 @@ class PanopticQuality(Collector[tuple[bytes, list[dict[str, Any]]]]):
     def _write(self, folder: Path) -> list[dict[str, Any]]:
         """PNGs into `folder`; returns the annotations that belong to them."""
         rows = []
-        for key, (png, info) in self.records.items():
-            name = self.annotations[key]["file_name"]
+        truth: PanopticTruth = self.source.truth()
+        for key, (png, info) in self.sorted_records().items():
+            name = truth.annotations[key]["file_name"]
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(png)
             rows.append(
                 {"image_id": key, "file_name": name, "segments_info": [dict(row) for row in info]}
             )
         return rows
-
-    def curves(self) -> dict[str, tuple[Any, Any]]:
-        return {}
 
 
 def encode_segments(

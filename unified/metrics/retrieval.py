@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +11,17 @@ from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 
+from unified.arrays import Array
+from unified.kinds.vectors import Vectors
 from unified.metrics.collect import Collector
-from unified.specs import Array, Batch, Vectors
+from unified.view import ImageMeta
 
 
 class Retrieval(Collector[tuple[Array, Array]]):
     """Recall@1 and mAP@R over the annotated objects of a split (Musgrave et al. 2020).
 
     Each object is a query among all others; an individual that appears once is no query. All
-    views count, since without `track_id` an object's only partner is its other view.
+    views count, since without identities an object's only partner is its other view.
 
     A record is (vectors (M, D), identities (M,)), by image and view.
     """
@@ -35,15 +36,14 @@ class Retrieval(Collector[tuple[Array, Array]]):
             device=torch.device("cpu"),
         )
 
-    def update(self, predictions: Sequence[Vectors], batch: Batch) -> None:
-        for meta, vectors in zip(batch.metas, predictions, strict=True):
+    def update(self, results: Sequence[Vectors], metas: Sequence[ImageMeta]) -> None:
+        for meta, vectors in zip(metas, results, strict=True):
             self.records[(meta.image_id, meta.view)] = (
                 vectors.truth_vectors.cpu().numpy(),
                 vectors.truth_identities.cpu().numpy(),
             )
 
     def compute(self) -> dict[str, float]:
-        self.gather()
         vectors, identities = self._stack()
         _, counts = np.unique(identities, return_counts=True)
         if not (counts > 1).any():
@@ -57,7 +57,7 @@ class Retrieval(Collector[tuple[Array, Array]]):
         }
 
     def _stack(self) -> tuple[Array, Array]:
-        records = list(self.records.values())
+        records = list(self.sorted_records().values())
         if not records:
             return np.zeros((0, 1), np.float32), np.zeros(0, np.int64)
         return np.concatenate([r[0] for r in records]), np.concatenate([r[1] for r in records])
@@ -65,10 +65,8 @@ class Retrieval(Collector[tuple[Array, Array]]):
     def write(self, folder: Path) -> None:
         """`embedding.npz`: vectors, identities and image ids of the annotated objects."""
         vectors, identities = self._stack()
-        images = [key[0] for key, record in self.records.items() for _ in record[1]]
+        records = self.sorted_records()
+        images = [key[0] for key, record in records.items() for _ in record[1]]
         np.savez_compressed(
             folder / "embedding.npz", vectors=vectors, identities=identities, images=images
         )
-
-    def curves(self) -> dict[str, tuple[Any, Any]]:
-        return {}

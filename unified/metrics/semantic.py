@@ -4,47 +4,78 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unified.data.coco import CocoSplit
-from unified.metrics.collect import Collector
-from unified.ops.rle import encode
-from unified.specs import IGNORE, Array, Batch, PixelClasses
+from unified.arrays import IGNORE, Array
+from unified.kinds.kind import Source
+from unified.kinds.pixels import PixelClasses, class_masks
+from unified.metrics.collect import Collector, Lookup
+from unified.view import ImageMeta
+
+Record = tuple[Array, list[dict[str, Any]]]
 
 
-class SemanticScores(Collector[tuple[Array, list[dict[str, Any]]]]):
+class SemanticScores(Collector[Record]):
     """mIoU, frequency-weighted IoU, mean and pixel accuracy (Caesar et al. 2018, section 4).
 
     Over the confusion of all labelled pixels at the original size; means are over the classes
-    that occur in the ground truth.
+    that occur in the ground truth. Label files are read in a thread of their own: the validation
+    loop does not wait for them.
 
     A record is (confusion (C, C) with the truth in rows, one RLE row per predicted class).
+
+    Args:
+        source: the annotated pixels.
+        file: name of the result file.
     """
 
     primary = "mIoU"
 
-    def __init__(self, truth: CocoSplit, kind: str) -> None:
+    def __init__(self, source: Source, file: str) -> None:
         super().__init__()
-        truth.require(kind)
-        self.truth, self.kind = truth, kind
-        self.labels = truth.labels[kind]
+        self.source, self.file = source, file
+        self.known = Lookup(source)
+        self.reader = ThreadPoolExecutor(1)
+        self.pending: dict[int, Future[Record]] = {}
 
-    def update(self, predictions: Sequence[PixelClasses], batch: Batch) -> None:
-        for meta, found in zip(batch.metas, predictions, strict=True):
-            if meta.view > 0:
-                continue
-            truth = self.truth.class_map(self.kind, self.truth.position[meta.image_id])
-            if truth is not None:
+    def update(self, results: Sequence[PixelClasses], metas: Sequence[ImageMeta]) -> None:
+        for meta, found in zip(metas, results, strict=True):
+            place = self.known[meta.image_id]
+            if place is not None:
                 classes = found.classes.cpu().numpy()
-                rows = encode_classes(classes, meta.image_id, self.labels.ids)
-                self.records[meta.image_id] = (confusion(truth, classes, len(self.labels)), rows)
+                self.pending[meta.image_id] = self.reader.submit(
+                    self._record, place, classes, meta.image_id
+                )
+
+    def _record(self, place: int, classes: Array, image_id: int) -> Record:
+        ids = self.source.space.ids
+        truth = self.source.result(place).classes.numpy()  # type: ignore[attr-defined]
+        rows = [
+            {"image_id": image_id, "category_id": int(ids[index]), "segmentation": rle}
+            for index, rle in class_masks(classes)
+        ]
+        return confusion(truth, classes, len(ids)), rows
+
+    def reset(self) -> None:
+        super().reset()
+        self.pending = {}
+
+    def gather(self) -> None:
+        self._wait()
+        super().gather()
+
+    def _wait(self) -> None:
+        self.records |= {key: future.result() for key, future in self.pending.items()}
+        self.pending = {}
 
     def compute(self) -> dict[str, float]:
-        self.gather()
-        total = np.zeros((len(self.labels), len(self.labels)), np.int64)
+        self._wait()
+        classes = len(self.source.space)
+        total = np.zeros((classes, classes), np.int64)
         for matrix, _ in self.records.values():
             total += matrix
         hits, truths, claims = np.diag(total), total.sum(1), total.sum(0)
@@ -61,12 +92,9 @@ class SemanticScores(Collector[tuple[Array, list[dict[str, Any]]]]):
         }
 
     def write(self, folder: Path) -> None:
-        """`<kind>.json`, COCO-Stuff's result format: one RLE per image and class."""
-        rows = [row for _, rows in self.records.values() for row in rows]
-        (folder / f"{self.kind}.json").write_text(json.dumps(rows))
-
-    def curves(self) -> dict[str, tuple[Any, Any]]:
-        return {}
+        """COCO-Stuff's result format: one RLE per image and class."""
+        rows = [row for _, rows in self.sorted_records().values() for row in rows]
+        (folder / self.file).write_text(json.dumps(rows))
 
 
 def confusion(truth: Array, found: Array, classes: int) -> Array:
@@ -74,12 +102,3 @@ def confusion(truth: Array, found: Array, classes: int) -> Array:
     known = truth != IGNORE
     joint = truth[known].astype(np.int64) * classes + found[known]
     return np.bincount(joint, minlength=classes**2).reshape(classes, classes)
-
-
-def encode_classes(found: Array, image_id: int, categories: Sequence[int]) -> list[dict[str, Any]]:
-    """COCO-Stuff result rows of one image: image_id, category_id, segmentation."""
-    rows = []
-    for index in np.unique(found):
-        row = {"image_id": image_id, "category_id": int(categories[int(index)])}
-        rows.append(row | {"segmentation": encode(found == index)})
-    return rows

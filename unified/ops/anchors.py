@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from unified.errors import DataError
-from unified.specs import Array
+from unified.arrays import Array
+from unified.errors import ConfigError, DataError
+
+
+def initial_anchors(
+    anchors: str | Sequence[Sequence[Sequence[float]]],
+    per_level: int,
+    levels: int,
+    scale: float,
+    sizes: Array | None,
+) -> Tensor:
+    """Anchors as they are configured, (levels, per_level, 2) in input pixels.
+
+    Args:
+        anchors: `auto`, or sizes [width, height] per level.
+        per_level, levels: how many.
+        scale: input pixels per pixel of the sizes that are given.
+        sizes: (N, 2) of the training boxes; None when a trained head will bring its anchors.
+
+    Raises:
+        ConfigError: they are neither.
+        DataError: there are too few boxes to choose by.
+    """
+    if isinstance(anchors, str):
+        if anchors != "auto":
+            raise ConfigError(
+                f"task.detection.anchors={anchors} is unknown", "use auto or a list of sizes"
+            )
+        if sizes is None:
+            return torch.ones(levels, per_level, 2)
+        return cluster_anchors(sizes, levels, per_level)
+    fixed = torch.tensor([[list(pair) for pair in level] for level in anchors], dtype=torch.float32)
+    if fixed.ndim != 3 or fixed.shape[0] != levels or fixed.shape[2] != 2:
+        raise ConfigError(
+            f"task.detection.anchors has shape {tuple(fixed.shape)}, expected ({levels}, n, 2)",
+            "give for each pyramid level a list of [width, height] at 640 pixels",
+        )
+    if fixed.shape[1] != per_level:
+        raise ConfigError(
+            f"task.detection.anchors has {fixed.shape[1]} sizes per level, per_level={per_level}",
+            f"set task.detection.per_level={fixed.shape[1]}",
+        )
+    return fixed * scale
 
 
 def cluster_anchors(sizes: Array, levels: int, per_level: int) -> Tensor:
@@ -25,6 +67,8 @@ def cluster_anchors(sizes: Array, levels: int, per_level: int) -> Tensor:
     Raises:
         DataError: there are fewer boxes than anchors.
     """
+    from scipy.cluster.vq import kmeans2  # half a second that prediction need not wait for
+
     count = levels * per_level
     usable = sizes[(sizes >= 2).all(1)]
     if len(usable) < count:

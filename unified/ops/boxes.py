@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unified.specs import ImageMeta
+from unified.view import ImageMeta
 
 
 def decode_boxes(raw: Tensor, grid_xy: Tensor, anchors: Tensor, stride: int) -> Tensor:

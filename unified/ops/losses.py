@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -30,12 +28,3 @@ def asymmetric_loss(
         weight = torch.where(targets > 0, (1 - positive) ** gamma_pos, (1 - negative) ** gamma_neg)
     log_negative = negative.clamp(min=1e-8).log()
     return -weight * torch.where(targets > 0, F.logsigmoid(logits), log_negative)
-
-
-def zero_of(outputs: Mapping[str, Tensor]) -> Tensor:
-    """A scalar zero whose gradient reaches every parameter behind `outputs`.
-
-    Distributed training requires that each step reaches each parameter; a batch without labels
-    of a task must not leave its head out.
-    """
-    return torch.stack([o.float().mean() for o in outputs.values()]).sum() * 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,23 +12,46 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from unified.ops.rle import as_json
-from unified.specs import Array, ImageMeta
+from unified.arrays import Array
+from unified.rle import Rle, as_json
+from unified.task import Mean, Publication
+from unified.view import ImageMeta
 
 CHUNK = 8_000_000
 """Pixels sampled at once, a few hundred MB."""
+
+
+@dataclass(frozen=True)
+class MaskParts(Publication):
+    """In decoding: what the masks of the kept detections are made of.
+
+    Attributes:
+        coefficients: (K, P), one row per detection.
+        prototypes: (B, P, h, w).
+        stride: input pixels per cell.
+    """
+
+    coefficients: Tensor
+    prototypes: Tensor
+    stride: int
+
+    def logits(self, image: int, rows: Tensor) -> Tensor:
+        """(N, h, w) of detections `rows` (N,), which are those of one image."""
+        own = self.prototypes[image].float()
+        return torch.einsum("np,phw->nhw", self.coefficients[rows], own)
 
 
 def mask_loss(
     prototypes: Tensor,
     coefficients: Tensor,
     target: Tensor,
+    rows: Tensor,
     boxes: Tensor,
     image: Tensor,
     masks: Tensor,
     stride: int,
     grid: int,
-) -> Tensor:
+) -> Mean:
     """Cross-entropy of assembled masks inside of their boxes, each normalised by its area.
 
     A mask is the sum of prototypes weighted by an anchor's coefficients (Bolya et al. 2019,
@@ -39,18 +62,18 @@ def mask_loss(
         prototypes: (B, P, h, w).
         coefficients: (K, P), one row per matched anchor.
         target: (K,) which of the M objects each anchor is matched to.
+        rows: (M,) row of the object's mask, -1 for an object without, which costs nothing.
         boxes: (M, 4) in input pixels.
         image: (M,) position in the batch.
-        masks: (M, s, s) uint8 coverage, at any resolution of the same input.
+        masks: (N, s, s) uint8 coverage, at any resolution of the same input.
         stride: input pixels per prototype cell.
         grid: points per side.
-
-    Objects whose mask is empty, because the data has none, cost nothing.
     """
-    known = (masks.flatten(1).amax(1) > 0)[target]
+    known = rows[target] >= 0
     used, row = torch.unique(target[known], return_inverse=True)
     if not len(used):
-        return coefficients.sum() * 0.0
+        zero = coefficients.sum() * 0.0
+        return Mean(zero, zero.detach())
     corners, side = boxes[used].float(), stride * prototypes.shape[-1]
 
     def read(maps: Tensor, owner: Tensor) -> Tensor:
@@ -59,14 +82,16 @@ def mask_loss(
         return points
 
     basis = read(prototypes, image[used]).flatten(2)  # (U, P, grid²)
-    truth = read(masks[used, None].float() / 255, torch.arange(len(used), device=used.device))
+    truth = read(masks[rows[used], None].float() / 255, torch.arange(len(used), device=used.device))
     # One slot per anchor of each object: a product of small matrices instead of a copy of the
     # prototypes per anchor.
     slot = _position_in_group(row)
     slots = basis.new_zeros(len(used), int(slot.max()) + 1, basis.shape[1])
     slots = slots.index_put((row, slot), coefficients[known].to(slots.dtype))
     logits = torch.bmm(slots, basis)[row, slot]
-    return F.binary_cross_entropy_with_logits(logits, truth.flatten(1)[row])
+    goal = truth.flatten(1)[row]
+    total = F.binary_cross_entropy_with_logits(logits, goal, reduction="sum")
+    return Mean(total, total.new_tensor(goal.numel()))
 
 
 def _position_in_group(group: Tensor) -> Tensor:
@@ -78,9 +103,7 @@ def _position_in_group(group: Tensor) -> Tensor:
     return position
 
 
-def encode_inside(
-    logits: Tensor, boxes: Tensor, stride: int, meta: ImageMeta
-) -> list[dict[str, Any]]:
+def encode_inside(logits: Tensor, boxes: Tensor, stride: int, meta: ImageMeta) -> list[Rle]:
     """Masks where logits are positive inside of boxes, at the original size, as COCO's RLE.
 
     Only the pixels of the boxes are sampled, bilinearly, all objects together.
@@ -160,7 +183,7 @@ def _ramps(lengths: Tensor) -> Tensor:
     return torch.arange(len(starts), device=lengths.device) - starts
 
 
-def _run_lengths(owner: Array, place: Array, count: int, meta: ImageMeta) -> list[dict[str, Any]]:
+def _run_lengths(owner: Array, place: Array, count: int, meta: ImageMeta) -> list[Rle]:
     """COCO's compressed RLE of `count` masks from their pixels in column-major order.
 
     Args:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unified.ops.pixels import at_original
-from unified.specs import Detections, ImageMeta, PanopticSegments
+from unified.view import ImageMeta
 
 NEVER = -1e9
 
@@ -14,13 +14,14 @@ NEVER = -1e9
 def fuse_segments(
     logits: Tensor,
     masks: Tensor,
-    found: Detections,
+    boxes: Tensor,
+    labels: Tensor,
     things: Tensor,
     stride: int,
     meta: ImageMeta,
     min_visible: float,
     min_stuff: float,
-) -> PanopticSegments:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Panoptic segments of one image.
 
     At every original pixel the best detection whose mask covers it is the candidate. It gets
@@ -31,12 +32,17 @@ def fuse_segments(
     Args:
         logits: (C, h, w) log probabilities of the panoptic classes.
         masks: (N, h, w) mask logits.
-        found: best first, boxes in original pixels, labels in panoptic classes.
+        boxes: (N, 4) in original pixels, best first.
+        labels: (N,) panoptic classes.
         things: (C,) bool.
         stride: input pixels per cell of logits and masks.
         meta: of the input.
         min_visible: share of its mask that an instance must get.
         min_stuff: smallest stuff segment as a share of the image.
+
+    Returns:
+        Segments (H, W) int32, of which 0 is none and k belongs to row k − 1 of the others; labels
+        (S,); instance (S,), the row of `boxes` that a segment is, -1 for stuff.
     """
     classes, count = logits.shape[0], masks.shape[0]
     areas = torch.zeros(count + 1, dtype=torch.long, device=logits.device)
@@ -50,7 +56,7 @@ def fuse_segments(
         ground = torch.where(margin < 0, best + 1, 0)
         if not count:
             return torch.stack([torch.zeros_like(ground), ground])
-        covers = (shapes > 0) & _inside(found.boxes, top, *strip.shape[1:])
+        covers = (shapes > 0) & _inside(boxes, top, *strip.shape[1:])
         areas[1:] += covers.sum((1, 2))
         first = covers.int().argmax(0, keepdim=True)
         owned = covers.any(0) & (shapes.gather(0, first)[0] + margin > 0)
@@ -67,11 +73,11 @@ def fuse_segments(
     large[0] = False
     segments = segments + _number(large, int(kept.sum()))[ground]
     kinds = large[1:].nonzero().squeeze(1)
-    scores = found.scores[kept[1:]]
-    return PanopticSegments(
-        segments=segments.int(),
-        labels=torch.cat([found.labels[kept[1:]], kinds]),
-        scores=torch.cat([scores, scores.new_ones(len(kinds))]),
+    instances = kept[1:].nonzero().squeeze(1)
+    return (
+        segments.int(),
+        torch.cat([labels[instances], kinds]),
+        torch.cat([instances, torch.full_like(kinds, -1)]),
     )
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unified.arrays import IGNORE
 from unified.errors import ConfigError
-from unified.ops.losses import zero_of
-from unified.specs import IGNORE, ImageMeta
+from unified.task import Losses, Mean, Publication
+from unified.view import ImageMeta
+
+
+@dataclass(frozen=True)
+class PixelLogits(Publication):
+    """In decoding: (B, C, h, w) logits of pixel classes, `stride` input pixels per cell."""
+
+    logits: Tensor
+    stride: int
 
 
 def focus_of(loss_kind: str, gamma: float) -> float:
@@ -25,22 +35,13 @@ def focus_of(loss_kind: str, gamma: float) -> float:
     return exponents[loss_kind]
 
 
-def segmentation_losses(
-    outputs: Mapping[str, Tensor], classes: Tensor | None, gamma: float
-) -> dict[str, Tensor]:
-    """`pixel` and `dice` of `outputs["logits"]`; zeros without a label in the batch."""
-    zero = zero_of(outputs)
-    if classes is None:
-        return {"pixel": zero, "dice": zero}
-    logits = outputs["logits"]
-    return {
-        "pixel": pixel_loss(logits, classes, gamma) + zero,
-        "dice": dice_loss(logits, classes) + zero,
-    }
+def segmentation_losses(logits: Tensor, classes: Tensor, gamma: float) -> Losses:
+    """`pixel` and `dice` of class logits."""
+    return {"pixel": pixel_loss(logits, classes, gamma), "dice": dice_loss(logits, classes)}
 
 
-def pixel_loss(logits: Tensor, classes: Tensor, gamma: float = 0.0) -> Tensor:
-    """Mean cross-entropy over labelled pixels, focused by (1 − p)^gamma (Lin et al. 2017).
+def pixel_loss(logits: Tensor, classes: Tensor, gamma: float = 0.0) -> Mean:
+    """Cross-entropy of labelled pixels, focused by (1 − p)^gamma (Lin et al. 2017).
 
     Args:
         logits: (B, C, H, W).
@@ -51,11 +52,11 @@ def pixel_loss(logits: Tensor, classes: Tensor, gamma: float = 0.0) -> Tensor:
     losses = F.cross_entropy(logits.float(), goal, ignore_index=IGNORE, reduction="none")
     if gamma:
         losses = losses * (1 - (-losses).exp()) ** gamma
-    return losses.sum() / (goal != IGNORE).sum().clamp(min=1)
+    return Mean(losses.sum(), (goal != IGNORE).sum())
 
 
-def dice_loss(logits: Tensor, classes: Tensor) -> Tensor:
-    """1 − Dice, the mean over the classes that occur in the batch (Milletari et al. 2016).
+def dice_loss(logits: Tensor, classes: Tensor) -> Mean:
+    """1 − Dice of the classes that occur in the batch (Milletari et al. 2016).
 
     Args:
         logits: (B, C, H, W).
@@ -70,7 +71,7 @@ def dice_loss(logits: Tensor, classes: Tensor) -> Tensor:
     present = torch.bincount(goal, minlength=count).to(shares.dtype)
     dice = (2 * overlap + 1) / (shares.square().sum(0) + present + 1)
     occurs = (present > 0).to(shares.dtype)
-    return ((1 - dice) * occurs).sum() / occurs.sum().clamp(min=1)
+    return Mean(((1 - dice) * occurs).sum(), occurs.sum())
 
 
 def classes_at_original(logits: Tensor, stride: int, meta: ImageMeta) -> Tensor:

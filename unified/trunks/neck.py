@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unified.specs import Level
+from unified.trunks.features import Level
 from unified.trunks.layers import ConvNormAct, plain_pairs
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from unified.specs import Array
+from unified.arrays import Array
 
 Pieces = list[Array]
 """Polygons whose union is the body; each (P, 2)."""

@@ -6,9 +6,9 @@ from collections import Counter
 
 import numpy as np
 
+from unified.arrays import Array
 from unified.data.shapes.scene import Scene
 from unified.data.shapes.world import PATTERNS, SHAPES, STUFF
-from unified.specs import Array
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 

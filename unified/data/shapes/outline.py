@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unified.specs import Array
+from unified.arrays import Array
 
 
 def trace(mask: Array) -> tuple[list[list[int]], bool]:

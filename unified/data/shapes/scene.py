@@ -8,9 +8,9 @@ from functools import cache
 import cv2
 import numpy as np
 
+from unified.arrays import Array
 from unified.data.shapes import bodies
 from unified.data.shapes.world import SHAPES, STUFF, Individual
-from unified.specs import Array
 
 SUPERSAMPLING = 2
 MIN_PIXELS = 14

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unified.specs import Array
+from unified.arrays import Array
 
 SHAPES = (
     "disc", "square", "triangle", "star", "cross", "heart", "arrow", "moon", "hexagon", "figure",

@@ -6,14 +6,16 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from unified.arrays import Array
 from unified.data.shapes.captions import describe
+from unified.data.shapes.config import ShapesConfig
 from unified.data.shapes.outline import trace
 from unified.data.shapes.scene import THINGS_PER_IMAGE, Scene, draw_scene
 from unified.data.shapes.world import (
@@ -24,44 +26,17 @@ from unified.data.shapes.world import (
     SHAPES,
     SKELETON,
     STUFF,
-    Individual,
     draw_population,
     fine_categories,
     fine_probabilities,
     shape_id,
 )
 from unified.errors import ConfigError
-from unified.ops.rle import encode
-from unified.specs import Array
+from unified.rle import encode
 
 VERSION = 9
 STAMP = "shapes.json"
 Row = dict[str, Any]
-
-
-@dataclass
-class ShapesConfig:
-    """Size of the generated data set.
-
-    Attributes:
-        train, val: number of images per split.
-        size: side of an image in pixels.
-        recurrence: how often an individual appears in its split. Frequent fine categories have
-            many individuals, each at least one; the splits share none.
-        seed: start of all randomness.
-    """
-
-    train: int = 3000
-    val: int = 200
-    size: int = 128
-    recurrence: int = 30
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.train, self.val, self.recurrence) < 1 or self.size < 64:
-            raise ConfigError(
-                f"data.shapes={asdict(self)} is too small", "use size ≥ 64 and at least one image"
-            )
 
 
 def generate(root: Path, config: ShapesConfig) -> bool:
@@ -323,6 +298,3 @@ def _joint_fields(joints: Array, own: Array) -> Row:
         else:
             flat += [round(float(x), 2), round(float(y), 2), 2 if own[int(y), int(x)] else 1]
     return {"keypoints": flat, "num_keypoints": sum(v > 0 for v in flat[2::3])}
-
-
-__all__ = ["Individual", "ShapesConfig", "generate"]

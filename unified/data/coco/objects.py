@@ -1,0 +1,172 @@
+"""Objects: `instances_<split>.json`, or `person_keypoints_<split>.json` where that is all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+
+from unified.arrays import Array
+from unified.data.coco.document import Category, Document
+from unified.data.coco.table import Table, TableBuilder
+from unified.data.split import Sources
+from unified.errors import DataError
+from unified.kinds.kind import Categories, Images
+from unified.kinds.objects import Detections, ObjectAsk, ObjectLabel, ObjectSpace
+
+log = logging.getLogger(__name__)
+FIX = (
+    "an annotation needs id, image_id, category_id and bbox [x, y, width, height]; its "
+    "segmentation is a list of polygons [x1, y1, x2, y2, …] or run lengths"
+)
+FEWEST = 6
+"""Numbers of a polygon with an inside; shorter ones cover nothing."""
+
+
+class RunLengths(msgspec.Struct):
+    """A mask as COCO's run lengths, compressed or not."""
+
+    size: tuple[int, int]
+    counts: str | list[int]
+
+    def compressed(self) -> bytes:
+        """As pycocotools has them."""
+        if isinstance(self.counts, str):
+            return self.counts.encode()
+        rle: dict[str, Any] = coco_mask.frPyObjects(
+            {"size": list(self.size), "counts": self.counts}, *self.size
+        )
+        return bytes(rle["counts"])
+
+
+class Annotation(msgspec.Struct):
+    """An entry of `annotations` with a box."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    area: float | None = None
+    iscrowd: int | bool = 0
+    segmentation: list[list[float]] | RunLengths | None = None
+    track_id: int | None = None
+    identity: int | None = None
+
+    def __post_init__(self) -> None:
+        check_box(self.bbox)
+        if isinstance(self.segmentation, list):
+            for index, ring in enumerate(self.segmentation):
+                if len(ring) % 2:
+                    raise ValueError(
+                        f"Expected pairs of coordinates, got {len(ring)} numbers - at "
+                        f"`$.segmentation[{index}]`"
+                    )
+
+
+def check_box(box: tuple[float, ...]) -> None:
+    """Refuse a box [x, y, width, height] that is none, with a ValueError."""
+    if not all(map(math.isfinite, box)) or box[2] < 0 or box[3] < 0:
+        raise ValueError(f"Expected a box with a size, got {list(box)} - at `$.bbox`")
+
+
+class Objects:
+    """The objects of a split.
+
+    Attributes:
+        table: all of them; masks are read from it, too.
+    """
+
+    kind = ObjectAsk.kind
+
+    def __init__(self, sources: Sources) -> None:
+        self.file = self.json(sources)
+        document = Document(self.file)
+        self.images: Images = document.images()
+        categories = document.categories(Category)
+        builder, identified = TableBuilder(document), False
+        for row in document.entries("annotations", Annotation, FIX):
+            identity = row.identity if row.track_id is None else row.track_id
+            identified |= identity is not None
+            polygons = row.segmentation if isinstance(row.segmentation, list) else []
+            builder.add(
+                row.image_id, row.id, row.category_id, row.bbox,
+                row.bbox[2] * row.bbox[3] if row.area is None else row.area,
+                bool(row.iscrowd), identity, [r for r in polygons if len(r) >= FEWEST],
+                row.segmentation.compressed() if isinstance(row.segmentation, RunLengths) else b"",
+            )  # fmt: skip
+        ids = tuple(category.id for category in categories)
+        self.space = ObjectSpace(ids, tuple(category.name for category in categories), identified)
+        self.table: Table = builder.build(self.images.ids, ids)
+        self.known: Array = np.ones(len(self.images), bool)
+
+    @staticmethod
+    def json(sources: Sources) -> Path:
+        """The json that the objects are in."""
+        people = sources.json("person_keypoints")
+        file = sources.json("instances")
+        return people if people.is_file() and not file.is_file() else file
+
+    def read(self, index: int) -> ObjectLabel:
+        return self.table.objects(index)
+
+    def files(self) -> list[Path]:
+        return []
+
+    def check(self, learn: bool) -> None:
+        check_objects(self.file, self.table, self.space, learn)
+
+    def sizes(self, side: int) -> Array:
+        return sizes_of(self.table, self.images, side)
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The json as it stands, for the evaluators."""
+        document: dict[str, Any] = json.loads(self.file.read_text())
+        return document
+
+    def truth(self) -> dict[str, Any]:
+        """COCO's json."""
+        return self.document
+
+    def result(self, index: int) -> Detections:
+        return perfect(self.read(index))
+
+
+def sizes_of(table: Table, images: Images, side: int) -> Array:
+    """(A, 2) widths and heights of the countable boxes, in letterboxed inputs of `side`."""
+    scale = side / np.maximum(images.heights, images.widths)
+    per_row = np.repeat(scale, np.diff(table.first))
+    sides = (table.boxes[:, 2:] - table.boxes[:, :2]) * per_row[:, None]
+    return np.asarray(sides[~table.crowd])
+
+
+def perfect(label: ObjectLabel) -> Detections:
+    """Annotations in the form of a result; no evaluator asks for crowds."""
+    own = label.countable()
+    boxes, labels = torch.from_numpy(own.boxes), torch.from_numpy(own.labels)
+    return Detections(boxes, torch.ones(len(boxes)), labels)
+
+
+def check_objects(file: Path, table: Table, space: Categories, learn: bool) -> None:
+    """Refuse a split without objects; say which categories cannot be learnt."""
+    if not len(space):
+        return  # derived from labels that have no things
+    counts = np.bincount(table.labels[~table.crowd], minlength=len(space))
+    absent = [space.names[i] for i in np.flatnonzero(counts == 0)]
+    if len(absent) == len(space):
+        raise DataError(f"{file} annotates no object", "choose a split with annotations")
+    if absent and learn:
+        shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+        log.warning(
+            "%d of %d categories have no annotated image and cannot be learnt: %s\n"
+            "  fix: add images of them, or drop them from categories in %s",
+            len(absent), len(space), shown, file,
+        )  # fmt: skip

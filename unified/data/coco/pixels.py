@@ -1,0 +1,111 @@
+"""Pixels: `stuff_<split>.json` with pixel maps, or with run lengths where there are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from unified.arrays import IGNORE, Array
+from unified.data.coco.document import Category, Document
+from unified.data.coco.objects import RunLengths
+from unified.data.coco.png import read_grey
+from unified.data.coco.table import Table, TableBuilder
+from unified.data.split import Sources
+from unified.errors import DataError
+from unified.kinds.kind import Categories
+from unified.kinds.pixels import PixelAsk, PixelClasses, PixelLabel
+from unified.rle import decode
+
+
+class Annotation(msgspec.Struct):
+    """An entry of `annotations`; with pixel maps, nothing of it is needed."""
+
+    id: int
+    image_id: int
+    category_id: int
+    segmentation: RunLengths | None = None
+
+
+class StuffMaps:
+    """One map per image, named as the image, whose values are category ids."""
+
+    kind = PixelAsk.kind
+
+    def __init__(self, sources: Sources) -> None:
+        self.file = self.json(sources)
+        document = Document(self.file)
+        self.images = document.images()
+        self.space = space_of(self.file, document)
+        self.folder = self.file.with_name(f"{self.file.stem}_pixelmaps")
+        self.table: Table | None = None
+        if not self.folder.is_dir():
+            self.table = self._read_run_lengths(document)
+        self.known: Array = np.ones(len(self.images), bool)
+        self.class_of = np.full(256, IGNORE, np.uint8)
+        self.class_of[list(self.space.ids)] = np.arange(len(self.space))
+
+    @staticmethod
+    def json(sources: Sources) -> Path:
+        """Where the json is."""
+        return sources.json("stuff")
+
+    def _read_run_lengths(self, document: Document) -> Table:
+        builder = TableBuilder(document)
+        fix = "without pixel maps an annotation needs id, image_id, category_id and run lengths"
+        for row in document.entries("annotations", Annotation, fix):
+            rle = row.segmentation.compressed() if row.segmentation else b""
+            builder.add(row.image_id, row.id, row.category_id, (0, 0, 0, 0), 0, False, rle=rle)
+        if not builder.rles:
+            raise DataError(
+                f"stuff labels have no pixels: there is no folder {self.folder} and {self.file} "
+                "has no run lengths",
+                "add the pixel maps, or a json with RLE segmentations",
+            )
+        return builder.build(self.images.ids, self.space.ids)
+
+    def read(self, index: int) -> PixelLabel:
+        size = self.images.size(index)
+        if self.table is not None:
+            return PixelLabel(_paint(self.table, index, size))
+        name = Path(self.images.names.text(index)).with_suffix(".png")
+        return PixelLabel(self.class_of[read_grey(self.folder / name, size)])
+
+    def files(self) -> list[Path]:
+        if self.table is not None:
+            return []
+        names = (Path(self.images.names.text(i)) for i in range(len(self.images)))
+        return [self.folder / name.with_suffix(".png") for name in names]
+
+    def check(self, learn: bool) -> None:
+        """Nothing beyond what reading the json refuses."""
+
+    def truth(self) -> Path:
+        """The json; the scores are counted from `result`."""
+        return self.file
+
+    def result(self, index: int) -> PixelClasses:
+        return PixelClasses(torch.from_numpy(self.read(index).classes))
+
+
+def space_of(file: Path, document: Document) -> Categories:
+    """The categories; a class index and, in a pixel map, a category id have one byte."""
+    categories = document.categories(Category)
+    ids = tuple(category.id for category in categories)
+    if len(ids) >= IGNORE or not all(0 <= i < IGNORE for i in ids):
+        raise DataError(
+            f"{file} has {len(ids)} categories, ids from {min(ids)} up to {max(ids)}",
+            "pixel maps have one byte: use fewer than 255 categories with ids below 255",
+        )
+    return Categories(ids, tuple(category.name for category in categories))
+
+
+def _paint(table: Table, index: int, size: tuple[int, int]) -> Array:
+    """Class indices (H, W) uint8 from run lengths, `IGNORE` where there is none."""
+    canvas = np.full(size, IGNORE, np.uint8)
+    labels = table.labels[table.rows(index)]
+    for place, counts in table.run_lengths(index).items():
+        canvas[decode({"size": list(size), "counts": counts}) > 0] = labels[place]
+    return canvas

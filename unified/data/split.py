@@ -1,0 +1,185 @@
+"""Splits: images, and the sources that know something of them. What they know is not known here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from unified.arrays import Array, Ragged
+from unified.classes import class_at
+from unified.data.config import DataConfig
+from unified.errors import ConfigError, DataError
+from unified.kinds.kind import Images, Label, Source, Space
+
+
+class Reader(Protocol):
+    """A class that reads one kind: called with `Sources`, it gives the source."""
+
+    def __call__(self, sources: Sources) -> Source: ...
+
+    def json(self, sources: Sources) -> Path:
+        """The json that it reads, there or not."""
+        ...
+
+
+class Sources:
+    """The sources of one split, each opened when it is first asked for.
+
+    Args:
+        config: where they are, and who reads them.
+        split: name of the split.
+        spaces: kind → the space that a source's own must not differ from, when the order of the
+            classes is fixed already (validation against training, evaluation of a checkpoint).
+
+    Raises:
+        DataError: `data.root` is no folder.
+    """
+
+    def __init__(
+        self, config: DataConfig, split: str, spaces: Mapping[str, Space] | None = None
+    ) -> None:
+        self.config, self.split = config, split
+        self.root = Path(config.root)
+        self.spaces = dict(spaces or {})
+        self._opened: dict[str, Source] = {}
+        if not self.root.is_dir():
+            raise DataError(
+                f"data.root={self.root} is not a folder",
+                "point data.root to a folder with annotations/ and one folder per split, "
+                "or use data=shapes",
+            )
+
+    def json(self, name: str) -> Path:
+        """`annotations/<name>_<split>.json`, there or not."""
+        return self.root / "annotations" / f"{name}_{self.split}.json"
+
+    def open(self, kind: str) -> Source:
+        """The source of a kind.
+
+        Raises:
+            ConfigError: nobody reads the kind.
+            DataError: its annotations are missing, malformed, or of other categories.
+        """
+        if kind not in self._opened:
+            source = self._reader(kind)(self)
+            difference = self.spaces[kind].differs(source.space) if kind in self.spaces else None
+            if difference:
+                raise DataError(
+                    f"{source.file} has other categories than the model was built for: "
+                    f"{difference}",
+                    "use the same category list, ids included, in every split",
+                )
+            self._opened[kind] = source
+        return self._opened[kind]
+
+    def _reader(self, kind: str) -> Reader:
+        config = self.config
+        if kind not in config.sources:
+            raise ConfigError(
+                f"nobody reads {kind} labels: data.sources names {', '.join(config.sources)}",
+                f"name a class that does: data.sources.{kind}=module.Class",
+            )
+        reader: Reader = class_at(f"data.sources.{kind}", config.sources[kind])
+        file = reader.json(self)
+        if file.is_file():
+            return reader
+        if config.derive and kind in config.derived:
+            derived: Reader = class_at(f"data.derived.{kind}", config.derived[kind])
+            file = derived.json(self)
+            if file.is_file():
+                return derived
+        raise DataError(
+            f"split {self.split!r} has no {kind} labels: {file} does not exist",
+            "add the file, check data.train and data.val, set data.derive=true where there are "
+            "panoptic labels, or leave out the tasks that need it: task=[…]",
+        )
+
+
+class Split:
+    """The images that some of a split's sources list, and what these know of them.
+
+    Args:
+        sources: of the split.
+        kinds: which of them.
+
+    Attributes:
+        images: all that a source lists, by rising id.
+        sources: kind → source.
+
+    Raises:
+        DataError: two sources do not agree on the size of an image.
+    """
+
+    def __init__(self, sources: Sources, kinds: Iterable[str]) -> None:
+        self.name, self.folder = sources.split, sources.root / sources.split
+        self.sources = {kind: sources.open(kind) for kind in dict.fromkeys(kinds)}
+        self.images = _union(list(self.sources.values()))
+        self._place = {k: _places(self.images, s.images) for k, s in self.sources.items()}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def known(self, kind: str) -> Array:
+        """(N,) bool: which images have a label of this kind."""
+        place = self._place[kind]
+        return np.asarray((place >= 0) & self.sources[kind].known[place])
+
+    def label(self, kind: str, index: int) -> Label | None:
+        """What a source knows of one image, in original pixels."""
+        return self._of(kind, index, self.sources[kind].read)
+
+    def result(self, kind: str, index: int) -> Any | None:
+        """The same in the form of a perfect result."""
+        return self._of(kind, index, self.sources[kind].result)
+
+    def _of(self, kind: str, index: int, read: Callable[[int], Any]) -> Any | None:
+        place = int(self._place[kind][index])
+        return read(place) if place >= 0 and self.sources[kind].known[place] else None
+
+    def image_file(self, index: int) -> Path:
+        """The image at a position of the split."""
+        return self.folder / self.images.names.text(index)
+
+
+def _union(sources: list[Source]) -> Images:
+    """The images of all sources; the first that lists one says what it is called."""
+    ids = np.concatenate([source.images.ids for source in sources])
+    unique, first = np.unique(ids, return_index=True)
+
+    def taken(name: str) -> Array:
+        return np.concatenate([getattr(source.images, name) for source in sources])[first]
+
+    names = [source.images.names for source in sources]
+    starts = np.cumsum([0, *(len(n.values) for n in names)])
+    offsets = [n.offsets[:-1] + start for n, start in zip(names, starts, strict=False)]
+    every = Ragged(
+        np.concatenate([n.values for n in names]), np.concatenate([*offsets, starts[-1:]])
+    )
+    images = Images(unique, taken("heights"), taken("widths"), every.take(first))
+    for source in sources:
+        _check_sizes(images, source, sources[0])
+    return images
+
+
+def _check_sizes(images: Images, source: Source, first: Source) -> None:
+    place = np.searchsorted(images.ids, source.images.ids)
+    differs = (images.heights[place] != source.images.heights) | (
+        images.widths[place] != source.images.widths
+    )
+    if differs.any():
+        row = int(differs.argmax())
+        height, width = source.images.size(row)
+        raise DataError(
+            f"{source.file}: image {source.images.ids[row]} is {width}×{height} pixels, in "
+            f"{first.file} it is {images.widths[place[row]]}×{images.heights[place[row]]}",
+            "correct the one that does not fit the image file",
+        )
+
+
+def _places(images: Images, own: Images) -> Array:
+    """(N,) row of each image among a source's own, -1 where it is not listed."""
+    place = np.searchsorted(own.ids, images.ids).clip(max=len(own) - 1)
+    return np.where(own.ids[place] == images.ids, place, -1)

@@ -1,0 +1,264 @@
+"""Masks: which pixels each object of an image covers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from unified.arrays import Array, Json
+from unified.canvas import Canvas
+from unified.kinds.kind import Ask, Categories, FlatTargets
+from unified.kinds.objects import ObjectSpace, image_of_rows, join_keys, known_rows
+from unified.kinds.outlines import Outlines
+from unified.rle import Rle, decode, encode
+from unified.view import View, warp_labels
+
+SUBPIXELS = 4
+"""Finer cells per side in which a mask's cell is drawn."""
+_FRACTION_BITS = 4
+
+
+@dataclass(frozen=True)
+class OutlineLabel:
+    """The masks of one image as annotated: polygons or run lengths.
+
+    Attributes:
+        boxes: (N, 4) float32.
+        keys: (N,) int64, those of the image's objects.
+        outlines: polygons.
+        rles: object index → compressed RLE, for masks that are not polygons.
+    """
+
+    boxes: Array
+    keys: Array
+    outlines: Outlines
+    rles: dict[int, Rle]
+
+    def seen(self, view: View, ask: MaskAsk) -> MaskLabel:
+        """Every object drawn once, on a grid `SUBPIXELS` times finer than the cells."""
+        moved = view.boxes(self.boxes)
+        outlines = self.outlines.seen(view)
+        if view.rotated:
+            moved = outlines.hulls(moved)
+        boxes, keep = view.clip(moved)
+        drawing = Drawing(boxes, view.size, ask.stride)
+        for index, rings in outlines.by_object(len(boxes)):
+            if keep[index]:
+                drawing.rings(index, rings)
+        for index, rle in self.rles.items():
+            if keep[index]:
+                drawing.pixels(index, decode(rle) * np.uint8(255), view.matrix)
+        return drawing.label(self.keys)
+
+
+@dataclass(frozen=True)
+class MapLabel:
+    """The masks of one image as segments of a map, each with its id.
+
+    Attributes:
+        boxes: (N, 4) float32.
+        keys: (N,) int64, those of the image's objects.
+        pixels: (H, W, 4) uint8, a segment's id in each pixel as a little-endian number of 32 bits.
+        segment: (N,) int64 the id of each object's segment.
+    """
+
+    boxes: Array
+    keys: Array
+    pixels: Array
+    segment: Array
+
+    def numbers(self) -> Array:
+        """(H, W) uint32 ids."""
+        return self.pixels.view("<u4")[..., 0]
+
+    def seen(self, view: View, ask: MaskAsk) -> MaskLabel:
+        """The map is moved once, at the resolution of the input; objects are read from that."""
+        boxes, keep = view.clip(view.boxes(self.boxes))
+        drawing = Drawing(boxes, view.size, ask.stride)
+        finer = max(2, ask.stride)
+        fine = warp_labels(self.pixels, view, ask.stride / finer, outside=0).view("<u4")[..., 0]
+        for index in np.flatnonzero(keep).tolist():
+            inside, across = drawing.window(index, finer)
+            drawing.shrink(index, (fine[inside, across] == self.segment[index]) * np.uint8(255))
+        return drawing.label(self.keys)
+
+
+class Drawing:
+    """Masks of N objects, each drawn inside of its box.
+
+    Args:
+        boxes: (N, 4) in input pixels, inside of the input.
+        size: side of the input.
+        stride: input pixels per cell.
+    """
+
+    def __init__(self, boxes: Array, size: int, stride: int) -> None:
+        self.side, self.to_grid = size // stride, SUBPIXELS / stride
+        self.low = np.floor(boxes[:, :2] / stride).astype(int).clip(0, self.side - 1)
+        self.high = np.ceil(boxes[:, 2:] / stride).astype(int).clip(self.low + 1, self.side)
+        self.drawn: dict[int, Array] = {}
+
+    def window(self, index: int, finer: int = 1) -> tuple[slice, slice]:
+        """Rows and columns of an object's box, on a grid that is `finer` than the cells."""
+        (x1, y1), (x2, y2) = self.low[index] * finer, self.high[index] * finer
+        return slice(y1, y2), slice(x1, x2)
+
+    def rings(self, index: int, rings: Sequence[Array]) -> None:
+        """The union of polygons (P, 2), in input pixels."""
+        width, height = self._extent(index)
+        corner = SUBPIXELS * self.low[index]
+        moved = [ring * self.to_grid - corner for ring in rings]
+        self.shrink(index, _fill(moved, (height, width)))
+
+    def pixels(self, index: int, mask: Array, matrix: Array) -> None:
+        """A mask (H, W) uint8 of 0 and 255, which `matrix` maps to the input."""
+        scaled = matrix * self.to_grid
+        shift = scaled[:, :2] @ [0.5, 0.5] + scaled[:, 2] - SUBPIXELS * self.low[index] - 0.5
+        place = np.column_stack([scaled[:, :2], shift])
+        grid = cv2.warpAffine(mask, place, self._extent(index), flags=cv2.INTER_NEAREST)
+        self.shrink(index, grid)
+
+    def shrink(self, index: int, grid: Array) -> None:
+        """Average a finer drawing of an object's box over its cells."""
+        width, height = (self.high[index] - self.low[index]).tolist()
+        self.drawn[index] = cv2.resize(grid, (width, height), interpolation=cv2.INTER_AREA)
+
+    def label(self, keys: Array) -> MaskLabel:
+        """What was drawn, without objects that cover nothing."""
+        rows = sorted(index for index, cells in self.drawn.items() if cells.any())
+        masks = np.zeros((len(rows), self.side, self.side), np.uint8)
+        for row, index in enumerate(rows):
+            inside, across = self.window(index)
+            masks[row, inside, across] = self.drawn[index]
+        return MaskLabel(keys[rows], masks)
+
+    def _extent(self, index: int) -> tuple[int, int]:
+        """Width and height of an object's box on the finer grid."""
+        width, height = ((self.high[index] - self.low[index]) * SUBPIXELS).tolist()
+        return width, height
+
+
+def _fill(rings: Sequence[Array], shape: tuple[int, int]) -> Array:
+    """(H, W) uint8 union of polygons; their outlines, half inside, count half."""
+    union = np.zeros(shape, np.uint8)
+    for xy in rings:
+        grid = np.zeros(shape, np.uint8) if len(rings) > 1 else union
+        fixed = [np.rint((xy - 0.5) * (1 << _FRACTION_BITS)).astype(np.int32)]
+        cv2.fillPoly(grid, fixed, 255, shift=_FRACTION_BITS)
+        cv2.polylines(grid, fixed, True, 128, shift=_FRACTION_BITS)
+        np.maximum(union, grid, out=union)
+    return union
+
+
+@dataclass(frozen=True)
+class MaskLabel:
+    """The masks of an input that are in view.
+
+    Attributes:
+        keys: (N,) int64, those of the objects.
+        masks: (N, s, s) uint8 coverage of every cell, 255 is all of it.
+    """
+
+    keys: Array
+    masks: Array
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def joined(cls, parts: Sequence[MaskLabel | None]) -> MaskLabel | None:
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        return cls(join_keys([p.keys for p in known]), np.concatenate([p.masks for p in known]))
+
+    @classmethod
+    def batched(cls, rows: Sequence[MaskLabel | None], ask: MaskAsk, size: int) -> MaskTargets:
+        known = [row for row in rows if row is not None]
+        side = size // ask.stride
+        keys = [row.keys for row in known] or [np.zeros(0, np.int64)]
+        masks = [row.masks for row in known] or [np.zeros((0, side, side), np.uint8)]
+        return MaskTargets(
+            known=known_rows(rows),
+            image=image_of_rows(rows),
+            keys=torch.from_numpy(np.concatenate(keys)),
+            masks=torch.from_numpy(np.concatenate(masks)),
+        )
+
+
+@dataclass
+class MaskTargets(FlatTargets):
+    """Masks of objects of B inputs: M rows, for objects that have one and are in view.
+
+    Attributes:
+        keys: (M,) int64, those of the objects; see `find_objects`.
+        masks: (M, s, s) uint8 coverage of every cell, 255 is all of it.
+    """
+
+    keys: Tensor
+    masks: Tensor
+
+    def shown(self, row: int) -> Masks:
+        masks = self.masks[self.image == row].numpy() >= 128
+        count = len(masks)
+        return Masks(
+            torch.zeros(count, 4), torch.ones(count), torch.zeros(count, dtype=torch.long),
+            [encode(mask) for mask in masks],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MaskAsk(Ask):
+    """Masks of the objects.
+
+    Attributes:
+        stride: input pixels per cell.
+    """
+
+    kind = "masks"
+    label = MaskLabel
+    space = ObjectSpace
+
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Instance masks of one image, one per detection, best first.
+
+    Attributes:
+        boxes, scores, labels: those of the detections.
+        rles: N masks of the original size as COCO's compressed run lengths.
+    """
+
+    kind: ClassVar[str] = MaskAsk.kind
+    panel: ClassVar[str | None] = "objects"
+    layer: ClassVar[int] = 0
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    rles: list[Rle]
+
+    def dense(self) -> Array:
+        """(N, H, W) uint8 of zeros and ones; (0, 0, 0) where there is none."""
+        return np.stack([decode(rle) for rle in self.rles]) if self.rles else _NO_MASKS
+
+    def plain(self, space: Categories, min_score: float) -> Json:
+        """The run lengths."""
+        return self.rles[: self._count(min_score)]
+
+    def draw(self, canvas: Canvas, space: Categories, min_score: float) -> None:
+        canvas.masks([decode(rle) for rle in self.rles[: self._count(min_score)]])
+
+    def _count(self, min_score: float) -> int:
+        return int((self.scores >= min_score).sum())
+
+
+_NO_MASKS = np.zeros((0, 0, 0), np.uint8)

@@ -1,0 +1,218 @@
+"""Objects: boxes with a category, some of them crowds, some of them known individuals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unified.arrays import Array, Json
+from unified.canvas import Canvas
+from unified.kinds.kind import Ask, Categories, FlatTargets, Source
+from unified.kinds.outlines import Outlines
+from unified.view import View
+
+MOST = 1 << 20
+"""More objects than one image has: keys of the parts of a joined label lie this far apart."""
+
+
+@dataclass(frozen=True)
+class ObjectSpace(Categories):
+    """Categories, and whether annotations name individuals across images."""
+
+    identified: bool = False
+
+
+@dataclass(frozen=True)
+class ObjectLabel:
+    """The annotated objects of one image; every array has N rows.
+
+    Attributes:
+        boxes: (N, 4) float32 `x1 y1 x2 y2`.
+        labels: (N,) int64 class indices.
+        crowd: (N,) bool, a region of uncounted objects.
+        identities: (N,) int64 individuals; the annotation's id where none is given.
+        keys: (N,) int64 which object of the image it is: the same in every kind of knowledge about
+            the objects of an image.
+        outlines: polygons, where there are any, for tight boxes when the image is rotated.
+    """
+
+    boxes: Array
+    labels: Array
+    crowd: Array
+    identities: Array
+    keys: Array
+    outlines: Outlines | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def seen(self, view: View, ask: Ask) -> ObjectLabel:
+        moved = view.boxes(self.boxes)
+        if view.rotated and self.outlines is not None:
+            moved = self.outlines.seen(view).hulls(moved)
+        clipped, keep = view.clip(moved)
+        return ObjectLabel(
+            clipped[keep], self.labels[keep], self.crowd[keep], self.identities[keep],
+            self.keys[keep],
+        )  # fmt: skip
+
+    def countable(self) -> ObjectLabel:
+        """Without crowds, which no evaluator asks for."""
+        keep = ~self.crowd
+        return ObjectLabel(
+            self.boxes[keep], self.labels[keep], self.crowd[keep], self.identities[keep],
+            self.keys[keep],
+        )  # fmt: skip
+
+    @classmethod
+    def joined(cls, parts: Sequence[ObjectLabel | None]) -> ObjectLabel | None:
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        return cls(
+            boxes=np.concatenate([p.boxes for p in known]),
+            labels=np.concatenate([p.labels for p in known]),
+            crowd=np.concatenate([p.crowd for p in known]),
+            identities=np.concatenate([p.identities for p in known]),
+            keys=join_keys([p.keys for p in known]),
+        )
+
+    @classmethod
+    def batched(cls, rows: Sequence[ObjectLabel | None], ask: Ask, size: int) -> ObjectTargets:
+        known = [row for row in rows if row is not None]
+
+        def flat(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+            if not known:
+                return torch.zeros((0, *shape), dtype=dtype)
+            return torch.from_numpy(np.concatenate([getattr(k, name) for k in known])).to(dtype)
+
+        return ObjectTargets(
+            known=known_rows(rows),
+            image=image_of_rows(rows),
+            boxes=flat("boxes", torch.float32, 4),
+            labels=flat("labels", torch.int64),
+            crowd=flat("crowd", torch.bool),
+            identities=flat("identities", torch.int64),
+            keys=flat("keys", torch.int64),
+        )
+
+
+@dataclass
+class ObjectTargets(FlatTargets):
+    """Objects of B inputs: M rows.
+
+    Attributes:
+        boxes: (M, 4) float32 in input pixels.
+        labels: (M,) int64.
+        crowd: (M,) bool.
+        identities: (M,) int64.
+        keys: (M,) int64, unique within an input.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    crowd: Tensor
+    identities: Tensor
+    keys: Tensor
+
+    def shown(self, row: int) -> Detections | None:
+        own = (self.image == row) & ~self.crowd
+        boxes = self.boxes[own]
+        return Detections(boxes, torch.ones(len(boxes)), self.labels[own])
+
+
+@dataclass(frozen=True)
+class ObjectAsk(Ask):
+    """Boxes, categories, crowds and identities."""
+
+    kind = "objects"
+    label = ObjectLabel
+    space = ObjectSpace
+
+
+class ObjectSource(Source, Protocol):
+    """A source of objects also knows all boxes at once."""
+
+    space: ObjectSpace
+
+    def read(self, index: int) -> ObjectLabel: ...
+
+    def sizes(self, side: int) -> Array:
+        """(A, 2) widths and heights of the countable boxes, in letterboxed inputs of `side`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Objects of one image, best first.
+
+    Attributes:
+        boxes: (N, 4) in original pixels.
+        scores: (N,).
+        labels: (N,) int64 class indices.
+    """
+
+    kind: ClassVar[str] = ObjectAsk.kind
+    panel: ClassVar[str | None] = "objects"
+    layer: ClassVar[int] = 1
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def plain(self, space: Categories, min_score: float) -> Json:
+        """category, score and box of each."""
+        chosen = self.scores >= min_score
+        rows = zip(
+            self.labels[chosen].tolist(), self.scores[chosen].tolist(),
+            self.boxes[chosen].tolist(), strict=True,
+        )  # fmt: skip
+        return [
+            {
+                "category": space.names[label],
+                "score": round(score, 5),
+                "box": [round(v, 2) for v in box],
+            }
+            for label, score, box in rows
+        ]
+
+    def draw(self, canvas: Canvas, space: Categories, min_score: float) -> None:
+        chosen = self.scores >= min_score
+        labels = self.labels[chosen].tolist()
+        captions = [
+            f"{space.names[label]} {score:.2f}"
+            for label, score in zip(labels, self.scores[chosen].tolist(), strict=True)
+        ]
+        canvas.boxes(self.boxes[chosen].cpu().numpy(), labels, captions)
+
+
+def known_rows(rows: Sequence[Any]) -> Tensor:
+    """(B,) bool, which rows are not None."""
+    return torch.tensor([row is not None for row in rows], dtype=torch.bool)
+
+
+def image_of_rows(rows: Sequence[Any]) -> Tensor:
+    """(M,) position of the row that each of its things belongs to."""
+    counts = torch.tensor([0 if row is None else len(row) for row in rows], dtype=torch.long)
+    return torch.repeat_interleave(torch.arange(len(rows)), counts)
+
+
+def join_keys(parts: Sequence[Array]) -> Array:
+    """Keys of the objects of several images, which stay different."""
+    return np.concatenate([keys + part * MOST for part, keys in enumerate(parts)])
+
+
+def find_objects(objects: ObjectTargets, image: Tensor, keys: Tensor) -> Tensor:
+    """(M,) row among things (image, keys), (K,), that is about each object; -1 where none is."""
+    if not len(keys):
+        return torch.full_like(objects.image, -1)
+    ours, theirs = (i * (MOST << 8) + k for i, k in ((objects.image, objects.keys), (image, keys)))
+    order = theirs.argsort()
+    place = torch.searchsorted(theirs[order], ours).clamp(max=len(keys) - 1)
+    rows = order[place]
+    return torch.where(theirs[rows] == ours, rows, -1)

@@ -1,0 +1,110 @@
+"""Pixels: a class for every pixel of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unified.arrays import IGNORE, Array, Json
+from unified.canvas import Canvas
+from unified.kinds.kind import Ask, Categories, Targets
+from unified.rle import Rle, encode
+from unified.view import View, warp_labels
+
+OTHER = "other"
+"""COCO-Stuff's category for every pixel of a thing."""
+
+
+@dataclass(frozen=True)
+class PixelClasses:
+    """Semantic segmentation of one image: `classes` (H, W) uint8 indices at its original size."""
+
+    kind: ClassVar[str] = "pixels"
+    panel: ClassVar[str | None] = "pixels"
+    layer: ClassVar[int] = 0
+
+    classes: Tensor
+
+    def plain(self, space: Categories, min_score: float) -> Json:
+        """One run length per class that is seen."""
+        masks = class_masks(self.classes.cpu().numpy())
+        return [{"category": space.names[k], "segmentation": rle} for k, rle in masks]
+
+    def draw(self, canvas: Canvas, space: Categories, min_score: float) -> None:
+        classes = self.classes.cpu().numpy()
+        canvas.tint(classes)
+        seen = [int(k) for k in np.unique(classes) if k != IGNORE]
+        canvas.names((space.names[k], classes == k) for k in seen)
+
+
+@dataclass
+class PixelTargets(Targets):
+    """Class maps of B inputs.
+
+    Attributes:
+        classes: (B, s, s) uint8 class indices, `IGNORE` where nothing is known.
+    """
+
+    classes: Tensor
+
+    def shown(self, row: int) -> PixelClasses:
+        return PixelClasses(self.classes[row])
+
+
+@dataclass(frozen=True)
+class PixelLabel:
+    """Class indices of the pixels of one image, or of the cells of an input.
+
+    Attributes:
+        classes: (H, W) uint8, `IGNORE` where nothing is known.
+    """
+
+    targets: ClassVar[type[PixelTargets]] = PixelTargets
+
+    classes: Array
+
+    def seen(self, view: View, ask: PixelAsk) -> PixelLabel:
+        return PixelLabel(warp_labels(self.classes, view, ask.stride))
+
+    @classmethod
+    def joined(cls, parts: Sequence[PixelLabel | None]) -> PixelLabel | None:
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        whole = known[0].classes.copy()
+        for part in known[1:]:
+            np.copyto(whole, part.classes, where=part.classes != IGNORE)
+        return cls(whole)
+
+    @classmethod
+    def batched(cls, rows: Sequence[PixelLabel | None], ask: PixelAsk, size: int) -> PixelTargets:
+        nothing = np.full((size // ask.stride,) * 2, IGNORE, np.uint8)
+        classes = np.stack([nothing if row is None else row.classes for row in rows])
+        known = torch.tensor([row is not None for row in rows], dtype=torch.bool)
+        return cls.targets(known, torch.from_numpy(classes))
+
+
+@dataclass(frozen=True)
+class PixelAsk(Ask):
+    """Classes of the cells of an input.
+
+    Attributes:
+        stride: input pixels per cell.
+    """
+
+    kind = PixelClasses.kind
+    label = PixelLabel
+    space = Categories
+
+    stride: int = 1
+
+
+def class_masks(classes: Array) -> Iterator[tuple[int, Rle]]:
+    """Every class index of a map (H, W), and its pixels."""
+    for index in np.unique(classes):
+        yield int(index), encode(classes == index)

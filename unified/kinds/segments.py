@@ -1,0 +1,166 @@
+"""Segments: every pixel belongs to one object or to one kind of stuff (panoptic labels)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from unified.arrays import IGNORE, Array, Json
+from unified.canvas import Canvas
+from unified.kinds.kind import Ask, Categories
+from unified.kinds.pixels import PixelClasses, PixelLabel, PixelTargets
+from unified.rle import encode
+from unified.view import View, warp_labels
+
+VOID = 0
+"""Id of a pixel that belongs to no segment."""
+
+
+@dataclass(frozen=True)
+class SegmentSpace(Categories):
+    """Categories, and which of them are countable things."""
+
+    things: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class SegmentClasses(PixelClasses):
+    """The panoptic class of every pixel, without the segments."""
+
+    kind: ClassVar[str] = "segments"
+    panel: ClassVar[str | None] = "segments"
+
+
+@dataclass
+class SegmentTargets(PixelTargets):
+    """Panoptic classes (B, s, s) of the cells of B inputs."""
+
+    def shown(self, row: int) -> SegmentClasses:
+        return SegmentClasses(self.classes[row])
+
+
+@dataclass(frozen=True)
+class SegmentCells(PixelLabel):
+    """Panoptic classes of the cells of an input."""
+
+    targets: ClassVar[type[PixelTargets]] = SegmentTargets
+
+
+@dataclass(frozen=True)
+class SegmentLabel:
+    """The segments of one image.
+
+    Attributes:
+        pixels: (H, W, 4) uint8, a segment's id in each pixel as a little-endian number of 32 bits.
+        ids: (S,) int64 of the segments that are listed, none of them `VOID`.
+        labels: (S,) int64 class indices.
+        crowd: (S,) bool.
+    """
+
+    pixels: Array
+    ids: Array
+    labels: Array
+    crowd: Array
+
+    def seen(self, view: View, ask: SegmentAsk) -> SegmentCells:
+        """Classes of the cells; only what is left of the pixels gets one."""
+        warped = warp_labels(self.pixels, view, ask.stride, outside=VOID)
+        return SegmentCells(self._classes(_numbers(warped)))
+
+    def classes(self) -> Array:
+        """(H, W) uint8 class indices; `IGNORE` in crowds, which may hold anything, and in void."""
+        return self._classes(_numbers(self.pixels))
+
+    def rows(self) -> Array:
+        """(H, W) int32 row of the pixel's segment, from 1; 0 in crowds and in void."""
+        return self._look_up(_numbers(self.pixels), np.arange(1, len(self.ids) + 1), 0)
+
+    def _classes(self, pixels: Array) -> Array:
+        return self._look_up(pixels, self.labels, IGNORE).astype(np.uint8)
+
+    def _look_up(self, pixels: Array, values: Array, otherwise: int) -> Array:
+        """`values` (S,) of the segments that the ids `pixels` name; crowds name none."""
+        order = np.argsort(self.ids)
+        ids = np.append(self.ids[order], np.iinfo(np.int64).max).astype(np.uint32)
+        chosen = np.append(np.where(self.crowd, otherwise, values)[order], otherwise)
+        place = np.searchsorted(ids, pixels)
+        return np.where(ids[place] == pixels, chosen[place], otherwise).astype(np.int32)
+
+
+def _numbers(pixels: Array) -> Array:
+    """(…, 4) bytes → (…) uint32."""
+    return np.ascontiguousarray(pixels).view("<u4")[..., 0]
+
+
+@dataclass(frozen=True)
+class SegmentAsk(Ask):
+    """Panoptic classes of the cells of an input.
+
+    Attributes:
+        stride: input pixels per cell.
+    """
+
+    kind = SegmentClasses.kind
+    label = SegmentCells
+    space = SegmentSpace
+
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class PanopticTruth:
+    """What the panoptic scorer reads.
+
+    Attributes:
+        annotations: image id → its annotation in COCO's json.
+        folder: of the PNGs.
+    """
+
+    annotations: dict[int, dict[str, Any]]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class PanopticSegments:
+    """Panoptic segmentation of one image.
+
+    Attributes:
+        segments: (H, W) int32; 0 is no segment, k belongs to row k − 1 of the others.
+        labels: (S,) int64 class indices.
+        scores: (S,) of things, that of the detection; 1 for stuff.
+    """
+
+    kind: ClassVar[str] = SegmentAsk.kind
+    panel: ClassVar[str | None] = "segments"
+    layer: ClassVar[int] = 0
+
+    segments: Tensor
+    labels: Tensor
+    scores: Tensor
+
+    def plain(self, space: SegmentSpace, min_score: float) -> Json:
+        """One run length per segment."""
+        segments = self.segments.cpu().numpy()
+        rows = zip(self.labels.tolist(), self.scores.tolist(), strict=True)
+        return [
+            {
+                "category": space.names[label],
+                "thing": space.things[label],
+                "score": round(score, 5),
+                "segmentation": encode(segments == number),
+            }
+            for number, (label, score) in enumerate(rows, 1)
+        ]
+
+    def draw(self, canvas: Canvas, space: SegmentSpace, min_score: float) -> None:
+        """Each object of a class a little differently; white borders; names."""
+        segments, labels = self.segments.cpu().numpy(), self.labels.tolist()
+        earlier = [labels[:k].count(label) for k, label in enumerate(labels)]
+        colours = [(label + 21 * n) % IGNORE for label, n in zip(labels, earlier, strict=True)]
+        canvas.tint(np.array([IGNORE, *colours], np.uint8)[segments])
+        canvas.borders(segments)
+        canvas.names((space.names[label], segments == k) for k, label in enumerate(labels, 1))

@@ -1,0 +1,42 @@
+"""Vectors: who an object is; said of detections, and of annotated objects where there are any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from unified.arrays import Json
+from unified.canvas import Canvas
+from unified.kinds.kind import Categories
+from unified.kinds.objects import ObjectAsk
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Unit vectors of one image.
+
+    Attributes:
+        vectors: (N, D), one per detection, best first.
+        scores: (N,) of these detections.
+        truth_vectors: (M, D), one per annotated object; empty where there is no annotation.
+        truth_identities: (M,) int64.
+    """
+
+    kind: ClassVar[str] = ObjectAsk.kind
+    panel: ClassVar[str | None] = None
+    layer: ClassVar[int] = 0
+
+    vectors: Tensor
+    scores: Tensor
+    truth_vectors: Tensor
+    truth_identities: Tensor
+
+    def plain(self, space: Categories, min_score: float) -> Json:
+        """The vectors of detections."""
+        chosen = self.vectors[self.scores >= min_score]
+        return [[round(v, 5) for v in row] for row in chosen.tolist()]
+
+    def draw(self, canvas: Canvas, space: Categories, min_score: float) -> None:
+        """Nothing: a vector is no picture."""

@@ -1,0 +1,65 @@
+"""What a run does beside its steps: averages weights, draws its first batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from unified.batch import Batch
+from unified.run.pictures import draw_batch, save_picture
+
+
+class RampedEMA(WeightAveraging):
+    """Exponential moving average whose decay rises from 0, so that short runs average too.
+
+    decay(n) = decay · (1 − exp(−n / ramp)) after n steps.
+    """
+
+    def __init__(self, decay: float, ramp: int) -> None:
+        def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+            keep = decay * (1 - math.exp(-int(count) / max(ramp, 1)))
+            if averaged[0].is_floating_point():
+                torch._foreach_lerp_(averaged, current, 1 - keep)
+            else:
+                torch._foreach_copy_(averaged, current)
+
+        super().__init__(multi_avg_fn=average)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # The module is moved to its device later; averages beside it need no copies in between.
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            # Counted on the host: reading it must not wait for the device.
+            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+
+    # Outside of training, the weights that somebody put into the module are meant.
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_validation_epoch_end(trainer, pl_module)
+
+
+class TrainingBatchPicture(Callback):
+    """`train_batch.jpg`: the first batch of a run as the network sees it."""
+
+    def __init__(self, folder: Path, spaces: Mapping[str, Any]) -> None:
+        self.file, self.spaces = folder / "train_batch.jpg", spaces
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        if trainer.is_global_zero and not self.file.exists():
+            save_picture(draw_batch(batch.to("cpu"), self.spaces), self.file)

@@ -1,0 +1,30 @@
+"""`unified eval`: score a checkpoint on the validation split of its data, or of other data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unified.data.datamodule import DataModule
+from unified.data.prepare import prepare
+from unified.module import UnifiedModule
+from unified.run.folder import output_folder
+from unified.run.report import report
+from unified.run.trainer import make_trainer, validate
+from unified.schema import Config, needed
+from unified.weights import read_checkpoint, rebuild
+
+
+def evaluate(config: Config) -> dict[str, Any]:
+    """Every task's metrics."""
+    checkpoint = needed(config.ckpt, "ckpt", "eval")
+    model, spec = rebuild(read_checkpoint(checkpoint), config)
+    prepare(config.data)
+    tasks = model.named_tasks()
+    data = DataModule(config.data, config.augment, tasks, spec.spaces, None, config.seed)
+    module = UnifiedModule(config, model, spec, data.val_split.sources)
+    trainer = make_trainer(config.trainer)
+    scores = validate(trainer, module, data.val_dataloader())
+    if trainer.is_global_zero:
+        folder = output_folder(config.out, f"{config.name}-eval")
+        report(folder, module, data.val_split, scores, {"ckpt": checkpoint})
+    return scores

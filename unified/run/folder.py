@@ -1,0 +1,33 @@
+"""Where a run leaves its files."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from pathlib import Path
+
+from unified.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def fresh_folder(name: str) -> Path:
+    """`runs/<name>/<time>`, made, and made unique for runs that start in the same second."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for attempt in range(1000):
+        folder = Path("runs") / name / (stamp + (f"-{attempt}" if attempt else ""))
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise ConfigError("no free name for a run folder", "set out=<folder>")
+
+
+def output_folder(out: str | None, name: str) -> Path:
+    """`out`, made where it is not there, or a fresh folder."""
+    if out is None:
+        return fresh_folder(name)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

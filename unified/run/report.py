@@ -1,0 +1,100 @@
+"""What a scored run leaves behind for people: results, pictures, a table."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from unified import __version__
+from unified.data.images import read_image
+from unified.data.split import Split
+from unified.implicit.bank import codes_of
+from unified.inference import Predictor
+from unified.module import UnifiedModule
+from unified.run.history import read_history
+from unified.run.pictures import draw_comparison, save_picture, tile
+from unified.run.plots import plot_curves, plot_history
+
+PICTURED = 8
+Scores = Mapping[str, Mapping[str, float]]
+
+
+def report(
+    folder: Path, module: UnifiedModule, split: Split, scores: Scores, facts: Mapping[str, Any]
+) -> None:
+    """All that belongs to a scored network: files, curves, pictures, a table on the terminal."""
+    config = module.config
+    document = {"metrics": scores, **facts_of(module), **facts}
+    (folder / "results.json").write_text(json.dumps(document, indent=2))
+    for name, metric in module.metrics.items():
+        metric.write(folder)
+        curves = metric.curves()
+        if curves:
+            plot_curves(curves, f"{name}: precision and recall", folder / f"{name}_curves.png")
+    table = folder / "metrics.csv"
+    if table.is_file():
+        primary = [f"val/{name}/{metric.primary}" for name, metric in module.metrics.items()]
+        plot_history(read_history(table), primary, folder / "curves.png")
+    predictor = Predictor(module.model, module.data, device())
+    picture = write_comparisons(folder, predictor, split, config.min_score)
+    print_scores(scores, f"{config.name}: {', '.join(config.task)}")
+    print(f"run: {folder}\npicture: {picture}")
+
+
+def facts_of(module: UnifiedModule) -> dict[str, Any]:
+    """What was run, of which size, with which versions."""
+    config, model = module.config, module.model
+    codes = {id(p): p for _, code in codes_of(model) for p in code.parameters()}
+    versions = {
+        "unified": __version__, "torch": torch.__version__, "python": platform.python_version()
+    }  # fmt: skip
+    return {
+        "name": config.name,
+        "seed": config.seed,
+        "tasks": list(module.tasks),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "code_parameters": sum(p.numel() for p in codes.values()),
+        "versions": versions,
+    }
+
+
+def write_comparisons(folder: Path, predictor: Predictor, split: Split, min_score: float) -> Path:
+    """`predictions.jpg`: ground truth beside predictions for some validation images."""
+    rows = np.linspace(0, len(split) - 1, min(PICTURED, len(split))).astype(int).tolist()
+    truths = {task.truth.kind for task in predictor.model.named_tasks().values()}
+    pictures = []
+    for index in rows:
+        rgb = read_image(split.image_file(index))[:, :, ::-1].copy()
+        known = {kind: split.result(kind, index) for kind in sorted(truths)}
+        truth = {kind: result for kind, result in known.items() if result is not None}
+        found = predictor.predict(rgb)
+        pictures.append(draw_comparison(rgb, truth, found, predictor.spaces, min_score))
+    file = folder / "predictions.jpg"
+    save_picture(tile(pictures, columns=2), file)
+    return file
+
+
+def print_scores(scores: Scores, title: str) -> None:
+    """One table with every task's metrics."""
+    table = Table(title=title)
+    for heading in ("task", "metric"):
+        table.add_column(heading)
+    table.add_column("value", justify="right")
+    for task, values in scores.items():
+        for index, (name, value) in enumerate(values.items()):
+            table.add_row(task if index == 0 else "", name, f"{value:.4f}")
+        table.add_section()
+    Console().print(table)
+
+
+def device() -> torch.device:
+    """The first accelerator where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,159 @@
+"""Checkpoints: containers and tensors, and what of them fits a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from unified.build import build
+from unified.errors import ConfigError, DataError
+from unified.model import UnifiedModel
+from unified.schema import Config, validate
+from unified.task import DataSpec
+
+ABOUT = "unified"
+"""Key of what a checkpoint says of its network, beside `state_dict`."""
+PREFIX = "model."
+"""Of the network's tensors, as Lightning's modules name them."""
+
+
+def describe(config: Config, data: DataSpec) -> dict[str, Any]:
+    """What a checkpoint says of its network: plain containers, no pickled objects."""
+    return {
+        "config": OmegaConf.to_container(OmegaConf.structured(config)),
+        "spaces": {kind: space.to_dict() for kind, space in data.spaces.items()},
+    }
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint's containers and tensors.
+
+    Args:
+        path: the file, or a run folder, whose `best.ckpt` is meant.
+
+    Raises:
+        DataError: the file is missing or is no checkpoint of this framework.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "best.ckpt"
+    if not path.is_file():
+        raise DataError(f"checkpoint {path} does not exist", "give a run's best.ckpt or last.ckpt")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise DataError(
+            f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}",
+            "use another checkpoint of the run",
+        ) from error
+    if not isinstance(state, dict) or ABOUT not in state:
+        raise DataError(f"{path} is not a checkpoint of unified", "give a run's best.ckpt")
+    return state
+
+
+def config_of(state: Mapping[str, Any]) -> Config:
+    """The configuration that a checkpoint was trained with."""
+    return validate(OmegaConf.create(state[ABOUT]["config"]))
+
+
+def network_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of trunk and heads, by their names in the model."""
+    named = {
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in state["state_dict"].items()
+        if name.startswith(PREFIX)
+    }
+    return {name: tensor for name, tensor in named.items() if is_network(name)}
+
+
+def for_use(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a training's checkpoint is needed to use the network: no state of the training."""
+    network = {
+        name: tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(PREFIX) and is_network(name.removeprefix(PREFIX))
+    }
+    kept = {key: checkpoint[key] for key in (ABOUT, "epoch", "global_step")}
+    return kept | {"state_dict": network}
+
+
+def is_network(name: str) -> bool:
+    """Whether a tensor of the model is part of the network, not of a task's loss."""
+    return name.startswith("trunk.") or name.split(".")[2:3] == ["head"]
+
+
+def rebuild(
+    state: Mapping[str, Any], config: Config | None = None
+) -> tuple[UnifiedModel, DataSpec]:
+    """The network of a checkpoint, in evaluation mode, and what it knows of its data.
+
+    Args:
+        state: from `read_checkpoint`.
+        config: the checkpoint's configuration with changes to decoding, if any.
+
+    Raises:
+        ConfigError: the changes make another network of it.
+    """
+    config = config or config_of(state)
+    data = DataSpec(config.data.image_size, saved=state[ABOUT]["spaces"])
+    model = build(config, data)
+    fit = Fit(model, network_of(state))
+    if fit.missing or fit.misfits or fit.unused:
+        raise ConfigError(
+            f"the configuration makes another network than the checkpoint holds: {fit}",
+            "leave out the changes of layers; of task.* those of decoding, as max_detections, are "
+            "possible",
+        )
+    fit.load()
+    model.eval()
+    return model, data
+
+
+class Fit:
+    """Which tensors of a file fit a model.
+
+    Args:
+        model: that may take them.
+        tensors: name → tensor, from a file.
+
+    Attributes:
+        taken: names of those that fit.
+        missing: name → shape that the model has, of those that the file lacks.
+        misfits: name → shapes in model and file, where they differ.
+        unused: name → shape in the file, of those that the model lacks.
+    """
+
+    def __init__(self, model: UnifiedModel, tensors: Mapping[str, Tensor]) -> None:
+        self.model, self.tensors = model, tensors
+        own = {n: tuple(t.shape) for n, t in model.state_dict().items() if is_network(n)}
+        given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self.taken = [name for name, shape in own.items() if given.get(name) == shape]
+        self.missing = {name: shape for name, shape in own.items() if name not in given}
+        self.misfits = {
+            name: (shape, given[name])
+            for name, shape in own.items()
+            if name in given and given[name] != shape
+        }
+        self.unused = {name: shape for name, shape in given.items() if name not in own}
+
+    def load(self) -> None:
+        """Copy what fits into the model."""
+        self.model.load_state_dict({n: self.tensors[n] for n in self.taken}, strict=False)
+
+    def __str__(self) -> str:
+        """The first of what does not fit, and how many there are."""
+        lines = [
+            *(
+                f"{name} is {own} in the network, {given} in the file"
+                for name, (own, given) in self.misfits.items()
+            ),
+            *(f"{name} {shape} is not in the file" for name, shape in self.missing.items()),
+            *(f"{name} {shape} is in the file only" for name, shape in self.unused.items()),
+        ]
+        more = f", … ({len(lines)} tensors)" if len(lines) > 3 else ""
+        return ", ".join(lines[:3]) + more
