@@ -18,6 +18,7 @@ from unified.kinds.objects import ObjectAsk, ObjectTargets
 from unified.kinds.vectors import Vectors
 from unified.ops.boxes import shrink
 from unified.ops.dense import Kept
+from unified.ops.processes import gather_rows
 from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
 from unified.trunks.features import FeatureSpec
 from unified.view import PLAIN
@@ -144,27 +145,30 @@ class Embedding(Task):
         return {"contrast": self._contrast(vectors, targets.identities[rows])}, None
 
     def _contrast(self, vectors: Tensor, identities: Tensor) -> Mean:
-        """Each of (N, D) vectors against all others and the memory, which then takes them in.
+        """Each of (N, D) vectors against those of all processes and the memory.
 
-        The mean is over the vectors that have a partner.
+        The mean is over the vectors that have a partner. The memory then takes in all of them, so
+        that it is the same in every process.
         """
         from pytorch_metric_learning.losses import SupConLoss
         from pytorch_metric_learning.reducers import DoNothingReducer
         from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_indices
 
+        batch, start = gather_rows(vectors)
+        present, _ = gather_rows(identities)
         earlier, known = self.memory.recall()
-        others = torch.cat([vectors, earlier.to(vectors.dtype)])
-        names = torch.cat([identities, known])
+        others, names = torch.cat([batch, earlier.to(batch.dtype)]), torch.cat([present, known])
         first, same, second, different = get_all_pairs_indices(identities, names)
-        itself = first == same
+        itself = first + start == same
         pairs = (first[~itself], same[~itself], second, different)
-        self.memory.put(vectors.detach(), identities)
+        self.memory.put(batch.detach(), present)
         contrast = SupConLoss(temperature=self.temperature, reducer=DoNothingReducer())
         losses = contrast(vectors, identities, pairs, others, names)["loss"]["losses"]
         if not isinstance(losses, Tensor):  # no vector has a partner
             losses = vectors.sum(1) * 0.0
         partnered = losses > 0
-        return Mean((losses * partnered).sum(), partnered.sum())
+        # Every process waits for the gradient of what it lent, also one that made nothing of it.
+        return Mean((losses * partnered).sum() + batch.sum() * 0.0, partnered.sum())
 
     def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> VectorMap:
         dense, found = outputs[self.head.level].float(), upstream[Kept]

@@ -62,6 +62,18 @@ def test_losses_on_cases_that_fit_on_paper() -> None:
     assert value(pixel_loss(even, nothing)) == value(dice_loss(even, nothing)) == 0
 
 
+def test_losses_of_a_batch_are_the_means_of_its_parts() -> None:
+    """Sums and counts add up, over images and so over processes."""
+    torch.manual_seed(0)
+    logits, classes = torch.randn(4, 5, 6, 6), torch.randint(0, 4, (4, 6, 6), dtype=torch.uint8)
+    classes[1:3, :3] = IGNORE
+    for loss in (pixel_loss, dice_loss):
+        whole = loss(logits, classes)
+        parts = [loss(logits[rows], classes[rows]) for rows in (slice(0, 1), slice(1, 4))]
+        torch.testing.assert_close(whole.total, parts[0].total + parts[1].total)
+        assert whole.count == parts[0].count + parts[1].count
+
+
 def test_bad_requests_name_the_fix(make: Callable, coco_mini: Path) -> None:
     with pytest.raises(ConfigError, match="cross_entropy or focal"):
         make("task=[stuff]", "task.stuff.loss_kind=l2")

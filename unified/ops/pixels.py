@@ -56,20 +56,23 @@ def pixel_loss(logits: Tensor, classes: Tensor, gamma: float = 0.0) -> Mean:
 
 
 def dice_loss(logits: Tensor, classes: Tensor) -> Mean:
-    """1 − Dice of the classes that occur in the batch (Milletari et al. 2016).
+    """1 − Dice of every class that occurs in an image (Milletari et al. 2016, section 3).
+
+    Counted per image, so that the loss of a batch is the mean of its parts' losses.
 
     Args:
         logits: (B, C, H, W).
         classes: (B, H, W) uint8 indices, `IGNORE` where unknown.
     """
-    count = logits.shape[1]
-    known = classes != IGNORE
-    shares = logits.float().softmax(1).movedim(1, -1)[known]  # (P, C)
-    goal = classes[known].long()
-    own = shares.gather(1, goal[:, None]).squeeze(1)
-    overlap = shares.new_zeros(count).index_add(0, goal, own)
-    present = torch.bincount(goal, minlength=count).to(shares.dtype)
-    dice = (2 * overlap + 1) / (shares.square().sum(0) + present + 1)
+    shares = logits.float().softmax(1)
+    known = (classes != IGNORE).to(shares.dtype)  # (B, H, W)
+    goal = torch.where(classes != IGNORE, classes, 0).long().flatten(1)  # (B, HW)
+    own = shares.flatten(2).gather(1, goal[:, None])[:, 0] * known.flatten(1)
+    nothing = shares.new_zeros(shares.shape[:2])
+    overlap = nothing.scatter_add(1, goal, own)  # (B, C)
+    present = nothing.scatter_add(1, goal, known.flatten(1))
+    squares = (shares.square() * known[:, None]).sum((2, 3))
+    dice = (2 * overlap + 1) / (squares + present + 1)
     occurs = (present > 0).to(shares.dtype)
     return Mean(((1 - dice) * occurs).sum(), occurs.sum())
 
