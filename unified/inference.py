@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from unified.arrays import Array
 from unified.batch import Batch
-from unified.data.images import read_upright
+from unified.data.images import read_image, reduction, upright_size
 from unified.errors import DataError
 from unified.model import UnifiedModel
 from unified.task import DataSpec, Prediction
@@ -72,29 +73,28 @@ class Predictor:
         return [{name: found[name][i] for name in found} for i in range(len(images))]
 
     def _prepare(self, image: Picture) -> tuple[Array, ImageMeta]:
-        rgb = as_rgb(image)
-        height, width = rgb.shape[:2]
+        """The input (S, S, 3) RGB; of a file, the one that it gives in evaluation."""
+        if isinstance(image, (str, Path)):
+            name, (height, width) = str(image), upright_size(Path(image))
+            rgb = read_image(Path(image), self.image_size / max(height, width), upright=True)
+        else:
+            name, rgb = "image", as_rgb(image)
+            height, width = rgb.shape[:2]
+            factor = reduction(self.image_size / max(height, width))
+            if factor > 1:
+                size = (max(1, width // factor), max(1, height // factor))
+                rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
         canvas = blank(self.image_size)
-        matrix = letterbox(height, width, self.image_size)
-        factor = max(1, int(max(height, width) / self.image_size))
-        matrix = draw(canvas, _shrink(rgb, factor), matrix, height, width)
-        name = str(image) if isinstance(image, (str, Path)) else "image"
+        matrix = draw(canvas, rgb, letterbox(height, width, self.image_size), height, width)
         return canvas, ImageMeta(-1, name, height, width, matrix)
 
 
-def _shrink(rgb: Array, factor: int) -> Array:
-    if factor == 1:
-        return rgb
-    return np.asarray(Image.fromarray(rgb).reduce(factor))
-
-
-def as_rgb(image: Picture) -> Array:
-    """(H, W, 3) uint8 RGB from anything `predict` takes."""
-    if isinstance(image, (str, Path)):
-        return read_upright(image)
+def as_rgb(image: Image.Image | Array | Tensor) -> Array:
+    """(H, W, 3) uint8 RGB from what `predict` takes besides files."""
     if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
-    array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) else image
+        array = np.asarray(image.convert("RGB"))
+    else:
+        array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) else image
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise DataError(
             f"an image of shape {array.shape} and type {array.dtype} cannot be predicted on",

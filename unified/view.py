@@ -6,6 +6,7 @@ image of width W spans [0, W]. A matrix is (2, 3) and maps original pixels to in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -132,6 +133,10 @@ def blank(size: int) -> Array:
 def draw(canvas: Array, image: Array, matrix: Array, height: int, width: int) -> Array:
     """Draw an image into an input, in place, in one resampling.
 
+    Where rows and columns stay rows and columns, the part that is in view is drawn onto whole
+    pixels, which is four times faster than onto fractions of them; the matrix follows by less
+    than a pixel.
+
     Args:
         canvas: (S, S, 3) uint8.
         image: (h, w, 3) uint8, possibly smaller than its original.
@@ -141,13 +146,82 @@ def draw(canvas: Array, image: Array, matrix: Array, height: int, width: int) ->
     Returns:
         The matrix that labels have to follow.
     """
-    factor = np.diag([width / image.shape[1], height / image.shape[0]])
-    warp_onto(canvas, image, np.column_stack([matrix[:, :2] @ factor, matrix[:, 2]]))
-    return matrix
+    if matrix[0, 1] or matrix[1, 0]:
+        factor = np.diag([width / image.shape[1], height / image.shape[0]])
+        _warp(canvas, image, np.column_stack([matrix[:, :2] @ factor, matrix[:, 2]]))
+        return matrix
+    side = len(canvas)
+    across = _Span.of(matrix[0, 0], matrix[0, 2], width, image.shape[1], side)
+    down = _Span.of(matrix[1, 1], matrix[1, 2], height, image.shape[0], side)
+    if across is None or down is None:
+        return matrix
+    part, place = image[down.source, across.source], canvas[down.target, across.target]
+    cv2.resize(part, place.shape[1::-1], dst=place, interpolation=cv2.INTER_LINEAR)
+    if across.mirrored:
+        cv2.flip(place, 1, dst=place)
+    if down.mirrored:
+        cv2.flip(place, 0, dst=place)
+    return np.array([[across.scale, 0, across.shift], [0, down.scale, down.shift]])
 
 
-def warp_onto(canvas: Array, image: Array, matrix: Array) -> None:
-    """Draw `image` into `canvas` (S, S, 3), in place, in one resampling.
+def covered(views: Sequence[View], shapes: Sequence[tuple[int, int]]) -> tuple[slice, slice]:
+    """Rows and columns of an input between which its images (height, width) lie."""
+    spans = []
+    for view, (height, width) in zip(views, shapes, strict=True):
+        (a, b, e), (c, d, f) = view.matrix.tolist()
+        across, down = sorted((0, a * width)), sorted((0, c * width))
+        aslant, along = sorted((0, b * height)), sorted((0, d * height))
+        spans.append(
+            (across[0] + aslant[0] + e, across[1] + aslant[1] + e,
+             down[0] + along[0] + f, down[1] + along[1] + f)
+        )  # fmt: skip
+    left, right, top, bottom = zip(*spans, strict=True)
+    side = views[0].size
+
+    def inside(low: float, high: float) -> slice:
+        return slice(max(0, math.floor(low)), max(0, min(side, math.ceil(high))))
+
+    return inside(min(top), max(bottom)), inside(min(left), max(right))
+
+
+@dataclass(frozen=True)
+class _Span:
+    """One axis of an image in an input: whole pixels of both, and the map between them.
+
+    Attributes:
+        source: pixels of the decoded image, in its own direction.
+        target: pixels of the input.
+        mirrored: the axis runs the other way.
+        scale, shift: original → input pixels.
+    """
+
+    source: slice
+    target: slice
+    mirrored: bool
+    scale: float
+    shift: float
+
+    @classmethod
+    def of(cls, scale: float, shift: float, length: int, pixels: int, side: int) -> _Span | None:
+        """Of `length` original and `pixels` decoded pixels; None where none of them is seen."""
+        begin, end = sorted((shift, scale * length + shift))
+        first, last = max(0, round(begin)), min(side, round(end))
+        if last <= first:
+            return None
+        # Counted in the direction of the input.
+        per_pixel = pixels / (end - begin)
+        low = min(max(0, round((first - begin) * per_pixel)), pixels - 1)
+        high = max(min(pixels, round((last - begin) * per_pixel)), low + 1)
+        grown = (last - first) / (high - low)
+        own = grown * pixels / length
+        if scale > 0:
+            return cls(slice(low, high), slice(first, last), False, own, first - low * grown)
+        source = slice(pixels - high, pixels - low)
+        return cls(source, slice(first, last), True, -own, first + (pixels - low) * grown)
+
+
+def _warp(canvas: Array, image: Array, matrix: Array) -> None:
+    """Draw a rotated image; what it does not cover stays.
 
     `matrix` maps continuous coordinates of the decoded image, where a pixel's centre is at
     +0.5; OpenCV counts from pixel centres, hence the two half-pixel shifts.
@@ -160,16 +234,14 @@ def warp_onto(canvas: Array, image: Array, matrix: Array) -> None:
         return
     shift = matrix[:, :2] @ [0.5, 0.5] + matrix[:, 2] - [x1 + 0.5, y1 + 0.5]
     region = canvas[y1:y2, x1:x2]
-    rotated = bool(matrix[0, 1] or matrix[1, 0])
-    warped = cv2.warpAffine(
+    region[:] = cv2.warpAffine(
         image,
         np.column_stack([matrix[:, :2], shift]),
         (x2 - x1, y2 - y1),
-        dst=region.copy() if rotated else None,
+        dst=region.copy(),
         flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_TRANSPARENT if rotated else cv2.BORDER_REPLICATE,
+        borderMode=cv2.BORDER_TRANSPARENT,
     )
-    region[:] = warped
 
 
 def warp_labels(pixels: Array, view: View, stride: float, outside: int = IGNORE) -> Array:

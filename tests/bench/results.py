@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from unified.data.config import DataConfig
+from unified.data.split import Sources, Split
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("UNIFIED_REAL", ROOT.parent / "shared" / "real"))
@@ -43,6 +48,15 @@ def write(name: str, title: str, command: str, parts: Sequence[str]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(page)
     print(page)
+
+
+def split_of(root: Path, split: str, *kinds: str, derive: bool = False) -> Split:
+    """A split of real data, read as the shipped configuration does."""
+    with initialize_config_module("conf", version_base="1.3"):
+        overrides = ["data=coco", f"data.root={root}", f"data.derive={derive}"]
+        config = compose("config", overrides=overrides).data
+    data = OmegaConf.to_object(OmegaConf.merge(DataConfig, config))
+    return Split(Sources(data, split), kinds)
 
 
 def train(out: Path, *overrides: str) -> dict[str, Any]:

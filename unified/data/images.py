@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from unified.arrays import Array
 from unified.errors import DataError
@@ -19,16 +19,18 @@ _REDUCED = {
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
 _ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 _FIX = "replace the file, or remove the image and its annotations from the json"
 
 
-def read_image(file: Path, scale: float = 1.0) -> Array:
-    """Decode to (h, w, 3) uint8 BGR, raw orientation as COCO's annotations expect it.
+def read_image(file: Path, scale: float = 1.0, upright: bool = False) -> Array:
+    """Decode to (h, w, 3) uint8 RGB.
 
     Args:
-        file: JPEG, PNG or anything OpenCV decodes.
-        scale: the factor by which the image will be resized afterwards; a JPEG is decoded at
-            1/2, 1/4 or 1/8 of its size where that is still no smaller than needed.
+        file: JPEG, PNG or anything that OpenCV decodes.
+        scale: the factor by which the image will be resized afterwards; it is decoded at 1/2, 1/4
+            or 1/8 of its size where that is still no smaller than needed.
+        upright: apply the camera's orientation; COCO's annotations expect the raw one.
 
     Raises:
         DataError: the file is missing, cut short or no image.
@@ -39,23 +41,32 @@ def read_image(file: Path, scale: float = 1.0) -> Array:
         raise DataError(f"image {file} cannot be read: {error.strerror}", _FIX) from error
     if not _ends_well(data[:2], data[-12:]):
         _decode_strictly(data, file)
-    factor = next(f for f in (8, 4, 2, 1) if scale * f <= 1 or f == 1)
-    flags = _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = _REDUCED[reduction(scale)] | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if image is None:
         raise DataError(f"image {file} is not an image that can be decoded", _FIX)
-    return image
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def read_upright(source: str | Path) -> Array:
-    """Decode to (h, w, 3) uint8 RGB with the camera's orientation applied, for prediction."""
+def reduction(scale: float) -> int:
+    """The largest of 8, 4, 2 and 1 by which an image may shrink before it is resized by `scale`."""
+    return next(f for f in (8, 4, 2, 1) if scale * f <= 1 + 1e-6 or f == 1)
+
+
+def upright_size(file: Path) -> tuple[int, int]:
+    """(height, width) of an image with the camera's orientation applied, from its header.
+
+    Raises:
+        DataError: the file is missing or no image.
+    """
     try:
-        with Image.open(source) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        with Image.open(file) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
+            return (image.width, image.height) if turned else (image.height, image.width)
     except FileNotFoundError as error:
-        raise DataError(f"image {source} does not exist", "check the path") from error
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"image {source} cannot be decoded: {error}", "replace the file") from error
+        raise DataError(f"image {file} does not exist", "check the path") from error
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise DataError(f"image {file} cannot be decoded: {error}", "replace the file") from error
 
 
 def check_image_files(files: list[Path]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import cv2
@@ -11,16 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unified.arrays import Array, Json
+from unified.arrays import Array, Json, offsets_of
 from unified.canvas import Canvas
+from unified.kinds.ids import numbers_of
 from unified.kinds.kind import Ask, Categories, FlatTargets
 from unified.kinds.objects import ObjectSpace, image_of_rows, join_keys, known_rows
 from unified.kinds.outlines import Outlines
 from unified.rle import Rle, decode, encode
 from unified.view import View, warp_labels
 
-SUBPIXELS = 4
-"""Finer cells per side in which a mask's cell is drawn."""
 _FRACTION_BITS = 4
 
 
@@ -41,14 +41,14 @@ class OutlineLabel:
     rles: dict[int, Rle]
 
     def seen(self, view: View, ask: MaskAsk) -> MaskLabel:
-        """Every object drawn once, on a grid `SUBPIXELS` times finer than the cells."""
+        """Every object is drawn once."""
         moved = view.boxes(self.boxes)
         outlines = self.outlines.seen(view)
         if view.rotated:
             moved = outlines.hulls(moved)
         boxes, keep = view.clip(moved)
         drawing = Drawing(boxes, view.size, ask.stride)
-        for index, rings in outlines.by_object(len(boxes)):
+        for index, rings in drawing.on_grid(outlines).by_object(len(boxes)):
             if keep[index]:
                 drawing.rings(index, rings)
         for index, rle in self.rles.items():
@@ -64,7 +64,7 @@ class MapLabel:
     Attributes:
         boxes: (N, 4) float32.
         keys: (N,) int64, those of the image's objects.
-        pixels: (H, W, 4) uint8, a segment's id in each pixel as a little-endian number of 32 bits.
+        pixels: (H, W, 3) uint8, a segment's id in each pixel, its lowest byte first.
         segment: (N,) int64 the id of each object's segment.
     """
 
@@ -75,22 +75,24 @@ class MapLabel:
 
     def numbers(self) -> Array:
         """(H, W) uint32 ids."""
-        return self.pixels.view("<u4")[..., 0]
+        return numbers_of(self.pixels)
 
     def seen(self, view: View, ask: MaskAsk) -> MaskLabel:
-        """The map is moved once, at the resolution of the input; objects are read from that."""
+        """The map is moved once; objects are read from that."""
         boxes, keep = view.clip(view.boxes(self.boxes))
         drawing = Drawing(boxes, view.size, ask.stride)
-        finer = max(2, ask.stride)
-        fine = warp_labels(self.pixels, view, ask.stride / finer, outside=0).view("<u4")[..., 0]
+        fine = numbers_of(warp_labels(self.pixels, view, ask.stride / drawing.finer, outside=0))
         for index in np.flatnonzero(keep).tolist():
-            inside, across = drawing.window(index, finer)
+            inside, across = drawing.window(index)
             drawing.shrink(index, (fine[inside, across] == self.segment[index]) * np.uint8(255))
         return drawing.label(self.keys)
 
 
 class Drawing:
-    """Masks of N objects, each drawn inside of its box.
+    """Masks of N objects, each drawn inside of its box, on a grid finer than the cells.
+
+    The grid has the resolution of the input, but at least `finer` = 2 of its cells make one of
+    the mask's.
 
     Args:
         boxes: (N, 4) in input pixels, inside of the input.
@@ -99,27 +101,32 @@ class Drawing:
     """
 
     def __init__(self, boxes: Array, size: int, stride: int) -> None:
-        self.side, self.to_grid = size // stride, SUBPIXELS / stride
+        self.side, self.finer = size // stride, max(2, stride)
+        self.to_grid = self.finer / stride
         self.low = np.floor(boxes[:, :2] / stride).astype(int).clip(0, self.side - 1)
         self.high = np.ceil(boxes[:, 2:] / stride).astype(int).clip(self.low + 1, self.side)
         self.drawn: dict[int, Array] = {}
 
-    def window(self, index: int, finer: int = 1) -> tuple[slice, slice]:
-        """Rows and columns of an object's box, on a grid that is `finer` than the cells."""
-        (x1, y1), (x2, y2) = self.low[index] * finer, self.high[index] * finer
+    def window(self, index: int) -> tuple[slice, slice]:
+        """Rows and columns of an object's box on the grid."""
+        (x1, y1), (x2, y2) = self.low[index] * self.finer, self.high[index] * self.finer
         return slice(y1, y2), slice(x1, x2)
 
+    def on_grid(self, outlines: Outlines) -> Outlines:
+        """Outlines in input pixels → in fractions of cells of each object's grid, for OpenCV."""
+        owner = np.repeat(outlines.owner, np.diff(outlines.offsets))
+        xy = outlines.xy * self.to_grid - (self.finer * self.low[owner] + 0.5)
+        return replace(outlines, xy=np.rint(xy * (1 << _FRACTION_BITS)).astype(np.int32))
+
     def rings(self, index: int, rings: Sequence[Array]) -> None:
-        """The union of polygons (P, 2), in input pixels."""
+        """The union of an object's polygons, as `on_grid` gives them."""
         width, height = self._extent(index)
-        corner = SUBPIXELS * self.low[index]
-        moved = [ring * self.to_grid - corner for ring in rings]
-        self.shrink(index, _fill(moved, (height, width)))
+        self.shrink(index, _fill(rings, (height, width)))
 
     def pixels(self, index: int, mask: Array, matrix: Array) -> None:
         """A mask (H, W) uint8 of 0 and 255, which `matrix` maps to the input."""
         scaled = matrix * self.to_grid
-        shift = scaled[:, :2] @ [0.5, 0.5] + scaled[:, 2] - SUBPIXELS * self.low[index] - 0.5
+        shift = scaled[:, :2] @ [0.5, 0.5] + scaled[:, 2] - self.finer * self.low[index] - 0.5
         place = np.column_stack([scaled[:, :2], shift])
         grid = cv2.warpAffine(mask, place, self._extent(index), flags=cv2.INTER_NEAREST)
         self.shrink(index, grid)
@@ -132,15 +139,12 @@ class Drawing:
     def label(self, keys: Array) -> MaskLabel:
         """What was drawn, without objects that cover nothing."""
         rows = sorted(index for index, cells in self.drawn.items() if cells.any())
-        masks = np.zeros((len(rows), self.side, self.side), np.uint8)
-        for row, index in enumerate(rows):
-            inside, across = self.window(index)
-            masks[row, inside, across] = self.drawn[index]
-        return MaskLabel(keys[rows], masks)
+        cells = [self.drawn[index] for index in rows]
+        return MaskLabel(keys[rows], self.low[rows], cells, self.side)
 
     def _extent(self, index: int) -> tuple[int, int]:
-        """Width and height of an object's box on the finer grid."""
-        width, height = ((self.high[index] - self.low[index]) * SUBPIXELS).tolist()
+        """Width and height of an object's box on the grid."""
+        width, height = ((self.high[index] - self.low[index]) * self.finer).tolist()
         return width, height
 
 
@@ -149,46 +153,63 @@ def _fill(rings: Sequence[Array], shape: tuple[int, int]) -> Array:
     union = np.zeros(shape, np.uint8)
     for xy in rings:
         grid = np.zeros(shape, np.uint8) if len(rings) > 1 else union
-        fixed = [np.rint((xy - 0.5) * (1 << _FRACTION_BITS)).astype(np.int32)]
-        cv2.fillPoly(grid, fixed, 255, shift=_FRACTION_BITS)
-        cv2.polylines(grid, fixed, True, 128, shift=_FRACTION_BITS)
-        np.maximum(union, grid, out=union)
+        cv2.fillPoly(grid, [xy], 255, shift=_FRACTION_BITS)
+        cv2.polylines(grid, [xy], True, 128, shift=_FRACTION_BITS)
+        if len(rings) > 1:
+            np.maximum(union, grid, out=union)
     return union
 
 
 @dataclass(frozen=True)
 class MaskLabel:
-    """The masks of an input that are in view.
+    """The masks of an input that are in view, each no larger than its object.
 
     Attributes:
         keys: (N,) int64, those of the objects.
-        masks: (N, s, s) uint8 coverage of every cell, 255 is all of it.
+        low: (N, 2) int64 column and row at which the object begins.
+        cells: N arrays (h, w) uint8, the coverage of every cell from there, 255 is all of it.
+        side: cells per side of the input.
     """
 
     keys: Array
-    masks: Array
+    low: Array
+    cells: list[Array]
+    side: int
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def draw_onto(self, masks: Array) -> None:
+        """Fill in (N, side, side) uint8."""
+        for mask, (x, y), cells in zip(masks, self.low.tolist(), self.cells, strict=True):
+            mask[y : y + cells.shape[0], x : x + cells.shape[1]] = cells
 
     @classmethod
     def joined(cls, parts: Sequence[MaskLabel | None]) -> MaskLabel | None:
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
             return None
-        return cls(join_keys([p.keys for p in known]), np.concatenate([p.masks for p in known]))
+        return cls(
+            join_keys([p.keys for p in known]),
+            np.concatenate([p.low for p in known]),
+            [cells for p in known for cells in p.cells],
+            known[0].side,
+        )
 
     @classmethod
     def batched(cls, rows: Sequence[MaskLabel | None], ask: MaskAsk, size: int) -> MaskTargets:
         known = [row for row in rows if row is not None]
         side = size // ask.stride
+        ends = offsets_of(map(len, known))
+        masks = np.zeros((int(ends[-1]), side, side), np.uint8)
+        for row, (begin, end) in zip(known, pairwise(ends), strict=True):
+            row.draw_onto(masks[begin:end])
         keys = [row.keys for row in known] or [np.zeros(0, np.int64)]
-        masks = [row.masks for row in known] or [np.zeros((0, side, side), np.uint8)]
         return MaskTargets(
             known=known_rows(rows),
             image=image_of_rows(rows),
             keys=torch.from_numpy(np.concatenate(keys)),
-            masks=torch.from_numpy(np.concatenate(masks)),
+            masks=torch.from_numpy(masks),
         )
 
 

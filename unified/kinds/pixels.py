@@ -42,6 +42,27 @@ class PixelClasses:
         canvas.names((space.names[k], classes == k) for k in seen)
 
 
+@dataclass(frozen=True)
+class CategoryLabel:
+    """Category ids of the pixels of one image, as they are stored.
+
+    Attributes:
+        pixels: (H, W) uint8.
+        class_of: (256,) uint8 class index of every id, `IGNORE` for those of none, 255 among them.
+    """
+
+    pixels: Array
+    class_of: Array
+
+    def seen(self, view: View, ask: PixelAsk) -> PixelLabel:
+        """Only what is left of the pixels gets a class."""
+        return PixelLabel(self.class_of[warp_labels(self.pixels, view, ask.stride)])
+
+    def classes(self) -> Array:
+        """(H, W) uint8 class indices, `IGNORE` where nothing is known."""
+        return np.asarray(self.class_of[self.pixels])
+
+
 @dataclass
 class PixelTargets(Targets):
     """Class maps of B inputs.
@@ -58,18 +79,15 @@ class PixelTargets(Targets):
 
 @dataclass(frozen=True)
 class PixelLabel:
-    """Class indices of the pixels of one image, or of the cells of an input.
+    """Class indices of the cells of an input.
 
     Attributes:
-        classes: (H, W) uint8, `IGNORE` where nothing is known.
+        classes: (s, s) uint8, `IGNORE` where nothing is known.
     """
 
     targets: ClassVar[type[PixelTargets]] = PixelTargets
 
     classes: Array
-
-    def seen(self, view: View, ask: PixelAsk) -> PixelLabel:
-        return PixelLabel(warp_labels(self.classes, view, ask.stride))
 
     @classmethod
     def joined(cls, parts: Sequence[PixelLabel | None]) -> PixelLabel | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unified.arrays import IGNORE, Array, Json
 from unified.canvas import Canvas
+from unified.kinds.ids import look_up, numbers_of
 from unified.kinds.kind import Ask, Categories
 from unified.kinds.pixels import PixelClasses, PixelLabel, PixelTargets
 from unified.rle import encode
@@ -55,7 +56,7 @@ class SegmentLabel:
     """The segments of one image.
 
     Attributes:
-        pixels: (H, W, 4) uint8, a segment's id in each pixel as a little-endian number of 32 bits.
+        pixels: (H, W, 3) uint8, a segment's id in each pixel, its lowest byte first.
         ids: (S,) int64 of the segments that are listed, none of them `VOID`.
         labels: (S,) int64 class indices.
         crowd: (S,) bool.
@@ -69,31 +70,20 @@ class SegmentLabel:
     def seen(self, view: View, ask: SegmentAsk) -> SegmentCells:
         """Classes of the cells; only what is left of the pixels gets one."""
         warped = warp_labels(self.pixels, view, ask.stride, outside=VOID)
-        return SegmentCells(self._classes(_numbers(warped)))
+        return SegmentCells(self._classes(numbers_of(warped)))
 
     def classes(self) -> Array:
         """(H, W) uint8 class indices; `IGNORE` in crowds, which may hold anything, and in void."""
-        return self._classes(_numbers(self.pixels))
+        return self._classes(numbers_of(self.pixels))
 
     def rows(self) -> Array:
         """(H, W) int32 row of the pixel's segment, from 1; 0 in crowds and in void."""
-        return self._look_up(_numbers(self.pixels), np.arange(1, len(self.ids) + 1), 0)
+        listed = np.arange(len(self.ids), dtype=np.int64)[~self.crowd]
+        found = look_up(numbers_of(self.pixels), self.ids[~self.crowd], listed, np.uint16)
+        return np.asarray((found + np.uint16(1)).astype(np.int32))
 
     def _classes(self, pixels: Array) -> Array:
-        return self._look_up(pixels, self.labels, IGNORE).astype(np.uint8)
-
-    def _look_up(self, pixels: Array, values: Array, otherwise: int) -> Array:
-        """`values` (S,) of the segments that the ids `pixels` name; crowds name none."""
-        order = np.argsort(self.ids)
-        ids = np.append(self.ids[order], np.iinfo(np.int64).max).astype(np.uint32)
-        chosen = np.append(np.where(self.crowd, otherwise, values)[order], otherwise)
-        place = np.searchsorted(ids, pixels)
-        return np.where(ids[place] == pixels, chosen[place], otherwise).astype(np.int32)
-
-
-def _numbers(pixels: Array) -> Array:
-    """(…, 4) bytes → (…) uint32."""
-    return np.ascontiguousarray(pixels).view("<u4")[..., 0]
+        return look_up(pixels, self.ids[~self.crowd], self.labels[~self.crowd], np.uint8)
 
 
 @dataclass(frozen=True)

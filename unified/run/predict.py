@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from unified.data.images import read_upright
+from unified.data.images import read_image
 from unified.errors import DataError
 from unified.inference import Predictor
 from unified.run.folder import output_folder
@@ -33,13 +33,13 @@ def predict(config: Config) -> dict[str, Any]:
     broken: list[str] = []
     for file in files:
         try:
-            rgb = read_upright(file)
+            found = predictor.predict(file)
+            rgb = read_image(file, upright=True)
         except DataError as error:
             # One bad file among many must not cost the results of the others.
             log.warning("%s", error)
             broken.append(str(file))
             continue
-        found = predictor.predict(rgb)
         size = {"file": str(file), "height": rgb.shape[0], "width": rgb.shape[1]}
         results.append(
             size

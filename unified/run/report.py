@@ -72,7 +72,7 @@ def write_comparisons(folder: Path, predictor: Predictor, split: Split, min_scor
     truths = {task.truth.kind for task in predictor.model.named_tasks().values()}
     pictures = []
     for index in rows:
-        rgb = read_image(split.image_file(index))[:, :, ::-1].copy()
+        rgb = read_image(split.image_file(index))
         known = {kind: split.result(kind, index) for kind in sorted(truths)}
         truth = {kind: result for kind, result in known.items() if result is not None}
         found = predictor.predict(rgb)

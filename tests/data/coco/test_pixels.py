@@ -37,7 +37,7 @@ def test_stuff_from_run_lengths_is_the_pixel_map(
     painted, written = open_split(copied, "val", "pixels"), open_split(shapes, "val", "pixels")
     assert painted.sources["pixels"].files() == []
     for index in range(len(written)):
-        a, b = (s.label("pixels", index).classes for s in (painted, written))
+        a, b = (s.label("pixels", index).classes() for s in (painted, written))
         assert np.array_equal(a, b)
 
 
@@ -71,7 +71,7 @@ def test_a_category_0_is_a_category_and_the_margin_is_unknown(
     edit(copied, "stuff_val.json", lambda d: [row.update(height=32) for row in d["images"]])
     split = open_split(copied, "val", "pixels")
     assert split.sources["pixels"].space.ids[0] == 0
-    index = next(i for i in range(12) if (split.label("pixels", i).classes == 0).any())
+    index = next(i for i in range(12) if (split.label("pixels", i).classes() == 0).any())
     seen = split.label("pixels", index).seen(View(letterbox(32, 64, 64), 64), PixelAsk(stride=2))
     assert (seen.classes == 0).any()
     assert (seen.classes[:7] == IGNORE).all()
@@ -103,13 +103,13 @@ def test_a_bad_label_file_is_named(
 def test_an_index_image_gives_its_indices(copied: Path, open_split: Callable) -> None:
     """COCO's own stuff maps have a palette; its colours mean nothing."""
     split = open_split(copied, "val", "pixels")
-    expected = split.label("pixels", 0).classes
+    expected = split.label("pixels", 0).classes()
     file = split.sources["pixels"].files()[0]
     image = Image.open(file)
     image.putpalette([7 * i % 256 for i in range(768)])
     image.save(file)
     assert Image.open(file).mode == "P"
-    assert np.array_equal(split.label("pixels", 0).classes, expected)
+    assert np.array_equal(split.label("pixels", 0).classes(), expected)
 
 
 def test_grey_panoptic_labels_are_refused(copied: Path, open_split: Callable) -> None:

@@ -121,7 +121,7 @@ def test_images_of_two_sources_are_joined(
     assert split.label("pixels", 2) is None
     assert split.result("pixels", 2) is None
     for index in range(5, 12):
-        ours, theirs = (s.label("pixels", index).classes for s in (split, whole))
+        ours, theirs = (s.label("pixels", index).classes() for s in (split, whole))
         assert np.array_equal(ours, theirs)
         assert split.image_file(index).name == whole.image_file(index).name
 

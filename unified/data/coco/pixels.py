@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from unified.data.coco.table import Table, TableBuilder
 from unified.data.split import Sources
 from unified.errors import DataError
 from unified.kinds.kind import Categories
-from unified.kinds.pixels import PixelAsk, PixelClasses, PixelLabel
+from unified.kinds.pixels import CategoryLabel, PixelAsk, PixelClasses
 from unified.rle import decode
 
 
@@ -66,12 +67,12 @@ class StuffMaps:
             )
         return builder.build(self.images.ids, self.space.ids)
 
-    def read(self, index: int) -> PixelLabel:
+    def read(self, index: int) -> CategoryLabel:
         size = self.images.size(index)
         if self.table is not None:
-            return PixelLabel(_paint(self.table, index, size))
+            return CategoryLabel(_paint(self.table, index, size, self.space.ids), self.class_of)
         name = Path(self.images.names.text(index)).with_suffix(".png")
-        return PixelLabel(self.class_of[read_grey(self.folder / name, size)])
+        return CategoryLabel(read_grey(self.folder / name, size), self.class_of)
 
     def files(self) -> list[Path]:
         if self.table is not None:
@@ -87,7 +88,7 @@ class StuffMaps:
         return self.file
 
     def result(self, index: int) -> PixelClasses:
-        return PixelClasses(torch.from_numpy(self.read(index).classes))
+        return PixelClasses(torch.from_numpy(self.read(index).classes()))
 
 
 def space_of(file: Path, document: Document) -> Categories:
@@ -102,10 +103,10 @@ def space_of(file: Path, document: Document) -> Categories:
     return Categories(ids, tuple(category.name for category in categories))
 
 
-def _paint(table: Table, index: int, size: tuple[int, int]) -> Array:
-    """Class indices (H, W) uint8 from run lengths, `IGNORE` where there is none."""
+def _paint(table: Table, index: int, size: tuple[int, int], ids: Sequence[int]) -> Array:
+    """Category ids (H, W) uint8 from run lengths, `IGNORE` where there is none."""
     canvas = np.full(size, IGNORE, np.uint8)
     labels = table.labels[table.rows(index)]
     for place, counts in table.run_lengths(index).items():
-        canvas[decode({"size": list(size), "counts": counts}) > 0] = labels[place]
+        canvas[decode({"size": list(size), "counts": counts}) > 0] = ids[labels[place]]
     return canvas

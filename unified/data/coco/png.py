@@ -6,15 +6,16 @@ import io
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
+import pyspng
+from PIL.PngImagePlugin import PngImageFile
 
 from unified.arrays import Array
 from unified.errors import DataError
 
-PALETTE = b"\x03"
-"""The colour type in a PNG's header that says that its pixels are indices."""
+BITS, COLOUR = slice(24, 25), slice(25, 26)
+"""Where a PNG's header says how many bits a channel has, and what its pixels are."""
+GREY, RGB, PALETTE, GREY_ALPHA, RGBA = b"\x00", b"\x02", b"\x03", b"\x04", b"\x06"
 
 
 def read_grey(file: Path, size: tuple[int, int]) -> Array:
@@ -23,63 +24,67 @@ def read_grey(file: Path, size: tuple[int, int]) -> Array:
     Raises:
         DataError: the file is missing, broken, a colour image, or not of the image's size.
     """
-    pixels = _read(file, size)
-    if pixels.ndim != 2:
+    data = _read(file)
+    if data[COLOUR] not in (GREY, PALETTE):
         raise DataError(
             f"label file {file} is a colour image",
             "stuff maps are grey or indexed images whose values are category ids",
         )
-    return pixels
+    return _decode(file, data, size)
 
 
 @lru_cache(maxsize=4)
 def read_colours(file: Path, size: tuple[int, int]) -> Array:
-    """(H, W, 4) uint8: R, G, B and 0, which is the segment's id as a little-endian number.
+    """(H, W, 3) uint8 RGB: the bytes of a segment's id, its lowest first.
 
     The last files, as many as a mosaic has, are remembered: several kinds may come from one.
 
     Raises:
         DataError: the file is missing, broken, no colour image, or not of the image's size.
     """
-    pixels = _read(file, size)
-    if pixels.ndim != 3:
+    data = _read(file)
+    if data[COLOUR] not in (RGB, RGBA):
         raise DataError(
             f"label file {file} is a grey or indexed image",
             "panoptic labels are colour images: R + 256 G + 65536 B is the id of a segment",
         )
-    ids = cv2.cvtColor(pixels[..., :3], cv2.COLOR_BGR2RGBA)
-    ids[..., 3] = 0
-    return ids
+    return _decode(file, data, size)
 
 
-def _read(file: Path, size: tuple[int, int]) -> Array:
-    """(H, W) or (H, W, 3 or 4) uint8, colours as B, G, R; an index image gives its indices."""
+def _read(file: Path) -> bytes:
     try:
         data = file.read_bytes()
-        # OpenCV is faster, but turns indices into the colours of the palette.
-        pixels = _by_pillow(data) if data[25:26] == PALETTE else _by_opencv(data)
-    except (OSError, SyntaxError) as error:
+    except OSError as error:
+        raise _unreadable(file, error.strerror) from error
+    if data[:4] != b"\x89PNG" or b"IEND" not in data[-12:]:
+        raise _unreadable(file, "it is no PNG, or cut short")
+    if data[BITS] not in (b"\x01", b"\x02", b"\x04", b"\x08"):
         raise DataError(
-            f"label file {file} cannot be read: {error}",
-            "restore it, or take its image out of the json",
-        ) from error
+            f"label file {file} has {data[24]} bits per channel", "write label files with 8 bits"
+        )
+    return data
+
+
+def _decode(file: Path, data: bytes, size: tuple[int, int]) -> Array:
+    """(H, W) or (H, W, 3) uint8; an index image gives its indices."""
+    try:
+        if data[COLOUR] == PALETTE:  # pyspng is faster, but turns indices into colours
+            pixels = np.asarray(PngImageFile(io.BytesIO(data)))
+        else:
+            pixels = pyspng.load(data, "L" if data[COLOUR] == GREY else "RGB")
+    except (OSError, SyntaxError, ValueError, RuntimeError) as error:
+        raise _unreadable(file, str(error)) from error
     if pixels.shape[:2] != size:
         raise DataError(
             f"label file {file} is {pixels.shape[1]}×{pixels.shape[0]} pixels, its image "
             f"{size[1]}×{size[0]}",
             "write label files at the size of their images",
         )
-    return pixels
+    return np.asarray(pixels)
 
 
-def _by_opencv(data: bytes) -> Array:
-    whole = b"IEND" in data[-12:]  # OpenCV would fill up what is missing
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
-    if pixels is None:
-        raise OSError("it is no PNG, or cut short")
-    return pixels
-
-
-def _by_pillow(data: bytes) -> Array:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image)
+def _unreadable(file: Path, reason: str | None) -> DataError:
+    return DataError(
+        f"label file {file} cannot be read: {reason}",
+        "restore it, or take its image out of the json",
+    )

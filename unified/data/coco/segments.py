@@ -114,7 +114,7 @@ class PanopticMaps:
         return self.folder / self.pngs.text(index)
 
     def pixels(self, index: int) -> Array:
-        """(H, W, 4) uint8, the ids of the segments of one image."""
+        """(H, W, 3) uint8, the ids of the segments of one image."""
         return read_colours(self.png(index), self.images.size(index))
 
     def read(self, index: int) -> SegmentLabel:

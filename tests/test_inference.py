@@ -1,0 +1,49 @@
+"""A trained network from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unified.data.dataset import ViewDataset
+from unified.inference import Predictor
+from unified.kinds.objects import ObjectAsk
+from unified.view import PLAIN
+
+
+@pytest.mark.parametrize("size", [64, 128, 640])
+def test_a_file_gives_the_input_that_it_gives_in_evaluation(
+    size: int, coco_mini: Path, open_split: Callable, make: Callable
+) -> None:
+    """Decoded at the same share of its size, drawn in the same place, in the same colours."""
+    split = open_split(coco_mini, "val2017")
+    evaluated = ViewDataset(split, size, [ObjectAsk(view=PLAIN)], {PLAIN: None})
+    made = make("task=[classification]", f"data.image_size={size}")
+    predictor = Predictor(made.model, made.spec)
+    inputs: list[torch.Tensor] = []
+    made.model.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    for index in range(0, len(split), 4 if size < 640 else 20):
+        (row,) = evaluated[(0, index)]
+        predictor.predict(split.image_file(index))
+        assert torch.equal(inputs[-1][0].permute(1, 2, 0), torch.from_numpy(row.image))
+
+
+def test_a_picture_that_is_no_file_is_seen_alike(coco_mini: Path, make: Callable) -> None:
+    """PIL image, array and tensor are one input, that of the file but for another decoder."""
+    made = make("task=[classification]", "data.image_size=640")
+    predictor = Predictor(made.model, made.spec)
+    inputs: list[torch.Tensor] = []
+    made.model.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    file = sorted((coco_mini / "val2017").glob("*.jpg"))[0]
+    picture = Image.open(file).convert("RGB")
+    tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    for image in (file, picture, np.asarray(picture), tensor):
+        predictor.predict(image)
+    of_file, *others = (i.float() for i in inputs)
+    assert all(torch.equal(other, others[0]) for other in others)
+    assert (others[0] - of_file).abs().mean() < 0.2
