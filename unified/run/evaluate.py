@@ -7,8 +7,8 @@ from typing import Any
 from unified.data.datamodule import DataModule
 from unified.data.prepare import prepare
 from unified.module import UnifiedModule
-from unified.run.folder import output_folder
-from unified.run.report import report
+from unified.run.folder import output_folder, refuse_to_overwrite
+from unified.run.report import RESULTS, report
 from unified.run.trainer import make_trainer, validate
 from unified.schema import Config, needed
 from unified.weights import read_checkpoint, rebuild
@@ -17,6 +17,7 @@ from unified.weights import read_checkpoint, rebuild
 def evaluate(config: Config) -> dict[str, Any]:
     """Every task's metrics."""
     checkpoint = needed(config.ckpt, "ckpt", "eval")
+    refuse_to_overwrite(config.out, [RESULTS])
     model, spec = rebuild(read_checkpoint(checkpoint), config)
     prepare(config.data)
     tasks = model.named_tasks()

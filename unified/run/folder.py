@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -31,3 +32,14 @@ def output_folder(out: str | None, name: str) -> Path:
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def refuse_to_overwrite(out: str | None, names: Iterable[str]) -> None:
+    """Before work starts: nothing that `out` holds may be lost.
+
+    Raises:
+        ConfigError: one of the files is there already.
+    """
+    for name in names:
+        if out is not None and (Path(out) / name).exists():
+            raise ConfigError(f"out={out} already holds {name}", "choose another folder")

@@ -23,6 +23,7 @@ from unified.run.history import read_history
 from unified.run.pictures import draw_comparison, save_picture, tile
 from unified.run.plots import plot_curves, plot_history
 
+RESULTS = "results.json"
 PICTURED = 8
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -33,7 +34,7 @@ def report(
     """All that belongs to a scored network: files, curves, pictures, a table on the terminal."""
     config = module.config
     document = {"metrics": scores, **facts_of(module), **facts}
-    (folder / "results.json").write_text(json.dumps(document, indent=2))
+    (folder / RESULTS).write_text(json.dumps(document, indent=2))
     for name, metric in module.metrics.items():
         metric.write(folder)
         curves = metric.curves()
