@@ -30,6 +30,7 @@ examples
   unified train task=[detection,classification] implicit=none
   unified train trunk=yolor_csp data=coco data.root=DIR trainer.devices=4 trainer.strategy=ddp
   unified train resume=runs/unified/2026-01-31_12-00-00
+  unified train weights=RUN task=[detection,stuff]  tasks that RUN lacks start anew
   unified train -m seed=0,1,2 experiment=jde,ijde
 
 `unified train --help` lists the configuration groups and every key, `--cfg job` prints the
@@ -43,6 +44,14 @@ COMMANDS = {
 }
 FIXED_WITH_MODEL = ("task", "trunk", "implicit", "experiment", "seed")
 OWN_KEYS = ("command", "resume", "ckpt", "source", "out", "min_score")
+USED_BY = {
+    "resume": ("train",),
+    "weights": ("train",),
+    "ckpt": ("eval", "predict", "info"),
+    "source": ("predict",),
+    "out": ("train", "eval", "predict"),
+}
+"""Which commands a key means something to; the others refuse it."""
 
 
 def main() -> None:
@@ -105,9 +114,33 @@ def run(raw: DictConfig) -> Any:
 
     # Each command imports what it needs, and no more.
     command = class_at("command", COMMANDS[raw.command])
+    _refuse_unused(raw)
     for chatty in ("lightning.pytorch", "lightning.fabric", "matplotlib", "faster_coco_eval"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     return command(validate(_start_from_saved(raw)))
+
+
+def _refuse_unused(raw: DictConfig) -> None:
+    """Nothing that a user says is ignored.
+
+    Raises:
+        ConfigError: a key means nothing to the command.
+    """
+    for key, commands in USED_BY.items():
+        if raw[key] is not None and raw.command not in commands:
+            training = raw.command == "train" and key == "ckpt"
+            raise ConfigError(
+                f"{raw.command} does not use {key}",
+                "weights=RUN starts from a network, resume=RUN goes on with a run"
+                if training
+                else f"leave {key} out; it belongs to: {', '.join(commands)}",
+            )
+    for key in ("weights", "out"):
+        if raw.resume is not None and raw[key] is not None:
+            raise ConfigError(
+                f"resume={raw.resume} goes on in its own folder with its own weights",
+                f"leave {key} out, or start a new run without resume",
+            )
 
 
 def _start_from_saved(raw: DictConfig) -> DictConfig:

@@ -57,6 +57,7 @@ class Config:
         out: the run folder, or the output folder of predict.
         seed: of everything.
         resume: a run folder to go on with.
+        weights: a checkpoint or run folder whose weights training starts from.
         ckpt: checkpoint for eval and predict.
         source: image, folder or glob for predict.
         min_score: detections below this are not drawn or reported by predict.
@@ -72,6 +73,7 @@ class Config:
     out: str | None
     seed: int
     resume: str | None
+    weights: str | None
     ckpt: str | None
     source: str | None
     min_score: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from unified.model import UnifiedModel
 from unified.schema import Config, validate
 from unified.task import DataSpec
 
+log = logging.getLogger(__name__)
 ABOUT = "unified"
 """Key of what a checkpoint says of its network, beside `state_dict`."""
 PREFIX = "model."
@@ -103,15 +105,46 @@ def rebuild(
     data = DataSpec(config.data.image_size, saved=state[ABOUT]["spaces"])
     model = build(config, data)
     fit = Fit(model, network_of(state))
-    if fit.missing or fit.misfits or fit.unused:
+    if fit.differences:
         raise ConfigError(
-            f"the configuration makes another network than the checkpoint holds: {fit}",
+            f"the configuration makes another network than the checkpoint holds: "
+            f"{listed(fit.differences)}",
             "leave out the changes of layers; of task.* those of decoding, as max_detections, are "
             "possible",
         )
     fit.load()
     model.eval()
     return model, data
+
+
+def start_from(path: str | Path, model: UnifiedModel) -> None:
+    """Take what fits from a checkpoint, before training; new tasks and codes start anew.
+
+    Args:
+        path: the file, or a run folder.
+        model: that takes the weights; what it could not take is listed in the log.
+
+    Raises:
+        DataError: the file is missing or is no checkpoint of this framework.
+        ConfigError: something else than a task or a code is new, of another shape, or left over.
+    """
+    fit = Fit(model, network_of(read_checkpoint(path)))
+    shared = {t for t in model.named_tasks() if any(_task_of(n) == t for n in fit.tensors)}
+    refused = {
+        name: how
+        for name, how in fit.differences.items()
+        if not is_code(name) and _task_of(name) in {None, *shared}
+    }
+    if refused:
+        raise ConfigError(
+            f"weights={path} do not fit this network: {listed(refused)}",
+            "choose the trunk, the task's arguments and the classes that they were trained with; "
+            "a task that shall start anew needs a name that they do not have",
+        )
+    fit.load()
+    log.info("weights=%s: %d tensors taken", path, len(fit.taken))
+    for how in fit.differences.values():
+        log.info("weights=%s: %s", path, how)
 
 
 class Fit:
@@ -123,9 +156,7 @@ class Fit:
 
     Attributes:
         taken: names of those that fit.
-        missing: name → shape that the model has, of those that the file lacks.
-        misfits: name → shapes in model and file, where they differ.
-        unused: name → shape in the file, of those that the model lacks.
+        differences: name → how model and file differ, in names and shapes.
     """
 
     def __init__(self, model: UnifiedModel, tensors: Mapping[str, Tensor]) -> None:
@@ -133,27 +164,36 @@ class Fit:
         own = {n: tuple(t.shape) for n, t in model.state_dict().items() if is_network(n)}
         given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.taken = [name for name, shape in own.items() if given.get(name) == shape]
-        self.missing = {name: shape for name, shape in own.items() if name not in given}
-        self.misfits = {
-            name: (shape, given[name])
+        self.differences = {
+            name: f"{name} is {shape} in the network, {given[name]} in the file"
             for name, shape in own.items()
             if name in given and given[name] != shape
         }
-        self.unused = {name: shape for name, shape in given.items() if name not in own}
+        for name, shape in own.items():
+            if name not in given:
+                self.differences[name] = f"{name} {shape} is not in the file"
+        for name, shape in given.items():
+            if name not in own:
+                self.differences[name] = f"{name} {shape} is in the file only"
 
     def load(self) -> None:
         """Copy what fits into the model."""
         self.model.load_state_dict({n: self.tensors[n] for n in self.taken}, strict=False)
 
-    def __str__(self) -> str:
-        """The first of what does not fit, and how many there are."""
-        lines = [
-            *(
-                f"{name} is {own} in the network, {given} in the file"
-                for name, (own, given) in self.misfits.items()
-            ),
-            *(f"{name} {shape} is not in the file" for name, shape in self.missing.items()),
-            *(f"{name} {shape} is in the file only" for name, shape in self.unused.items()),
-        ]
-        more = f", … ({len(lines)} tensors)" if len(lines) > 3 else ""
-        return ", ".join(lines[:3]) + more
+
+def listed(differences: Mapping[str, str]) -> str:
+    """The first of the differences, and how many there are."""
+    lines = list(differences.values())
+    more = f", … ({len(lines)} tensors)" if len(lines) > 3 else ""
+    return ", ".join(lines[:3]) + more
+
+
+def is_code(name: str) -> bool:
+    """Whether a tensor of the model belongs to what fills a slot."""
+    return "code" in name.split(".")
+
+
+def _task_of(name: str) -> str | None:
+    """The task whose head a tensor belongs to; None for the trunk's."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "tasks" else None

@@ -28,29 +28,31 @@ from unified.run.report import report
 from unified.run.trainer import make_trainer, validate
 from unified.schema import Config
 from unified.task import DataSpec
-from unified.weights import network_of, read_checkpoint
+from unified.weights import network_of, read_checkpoint, start_from
 
 log = logging.getLogger(__name__)
 
 
 def train(config: Config) -> dict[str, Any]:
     """Train and evaluate; returns every task's metrics of the best epoch."""
-    folder = _run_folder(config)
+    going_on = _last_of(config)
     prepare(config.data)
     pl.seed_everything(config.seed, workers=False, verbose=False)
     sources = Sources(config.data, config.data.train)
     spec = DataSpec(config.data.image_size, sources.open)
     model = build(config, spec)
+    if config.weights and not going_on:
+        start_from(config.weights, model)
     tasks = model.named_tasks()
     data = DataModule(config.data, config.augment, tasks, spec.spaces, sources, config.seed)
     module = UnifiedModule(config, model, spec, data.val_split.sources)
+    folder = _run_folder(config)
     _write_config(folder, config)
     history = History(folder)
     best, callbacks = _callbacks(folder, config, spec, history)
     trainer = make_trainer(config.trainer, callbacks, [history, *_loggers(folder, config)])
-    last = folder / f"{LAST}.ckpt"
     began = time.monotonic()
-    trainer.fit(module, data, ckpt_path=str(last) if config.resume and last.is_file() else None)
+    trainer.fit(module, data, ckpt_path=going_on)
     minutes = (time.monotonic() - began) / 60
     scores = _evaluate_best(trainer, module, data, best)
     if trainer.is_global_zero:
@@ -59,21 +61,36 @@ def train(config: Config) -> dict[str, Any]:
     return scores
 
 
-def _run_folder(config: Config) -> Path:
-    """Where the run lives; only the first process makes it, and Lightning tells the others."""
+def _last_of(config: Config) -> str | None:
+    """The checkpoint to go on with, if the run that is resumed has one.
+
+    Raises:
+        ConfigError: a new run would lie on an older one.
+    """
     if config.resume:
         log.info("resuming %s", config.resume)
-        return Path(config.resume)
-    first = getattr(rank_zero_only, "rank", 0) == 0
-    folder = Path(config.out) if config.out else None
-    if folder is None:
-        return fresh_folder(config.name) if first else Path("runs")
-    if first and (folder / f"{LAST}.ckpt").is_file():
+        last = Path(config.resume) / f"{LAST}.ckpt"
+        return str(last) if last.is_file() else None
+    if config.out and _is_first() and (Path(config.out) / f"{LAST}.ckpt").is_file():
         raise ConfigError(
-            f"out={folder} already holds a run", f"use resume={folder} to go on, or another folder"
+            f"out={config.out} already holds a run",
+            f"use resume={config.out} to go on, or another folder",
         )
+    return None
+
+
+def _run_folder(config: Config) -> Path:
+    """Where the run lives; only the first process makes it, and Lightning tells the others."""
+    given = config.resume or config.out
+    if given is None:
+        return fresh_folder(config.name) if _is_first() else Path("runs")
+    folder = Path(given)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _is_first() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 @rank_zero_only
