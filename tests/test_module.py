@@ -187,10 +187,12 @@ def test_history_keeps_a_row_per_epoch_and_goes_on(tmp_path: Path) -> None:
     assert lines[1:] == ["0,10,0.5,2.0", "1,20,0.6,"]
 
 
-def test_the_learning_rate_rises_then_falls(module) -> None:
+@pytest.mark.parametrize("length", [{"max_epochs": 4}, {"max_epochs": -1, "max_steps": 16}])
+def test_the_learning_rate_rises_then_falls(module, length: dict[str, int]) -> None:
+    """Whether the length of training is said in epochs or in steps."""
     module, made = module
     trainer = pl.Trainer(
-        max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
+        **length, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         limit_val_batches=0, use_distributed_sampler=False,
     )  # fmt: skip

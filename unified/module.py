@@ -198,6 +198,7 @@ class UnifiedModule(pl.LightningModule):
 
     def _schedule(self) -> tuple[int, int]:
         """Steps of the whole run and of its warm-up."""
+        self.trainer.fit_loop.setup_data()  # num_training_batches is infinite before
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise ConfigError(
