@@ -24,7 +24,17 @@ from pycocotools.coco import COCO
 
 from unified.data.shapes.config import ShapesConfig
 from unified.data.shapes.outline import trace
-from unified.data.shapes.world import FIRST_STUFF_ID, OTHER_ID, SHAPES, STUFF
+from unified.data.shapes.world import (
+    COLOURS,
+    FIRST_STUFF_ID,
+    OTHER_ID,
+    PATTERNS,
+    SECOND_COLOURS,
+    SHAPES,
+    STUFF,
+    draw_population,
+    fine_categories,
+)
 from unified.data.shapes.write import generate
 from unified.errors import ConfigError
 
@@ -150,6 +160,22 @@ def test_individuals_recur_within_but_not_across_splits(tmp_path: Path) -> None:
                 looks.setdefault(row["track_id"], set()).add(fine[row["id"]])
         assert all(len(categories) == 1 for categories in looks.values())
     assert not seen[0] & seen[1]
+
+
+def test_colours_say_nothing_about_the_class() -> None:
+    """Every shape, with every pattern, has every colour equally often, but for chance."""
+    each = 60
+    fine = fine_categories()
+    people = draw_population(np.random.default_rng(0), 1, np.full(len(fine), each))
+    for place, palette in enumerate((COLOURS, SECOND_COLOURS)):
+        for trait, kinds in (("shape", len(SHAPES)), ("pattern", len(PATTERNS))):
+            counts = np.zeros((kinds, len(palette)))
+            for one in people:
+                counts[getattr(one, trait), list(palette).index(one.colours[place])] += 1
+            expected = counts.sum(1, keepdims=True) / len(palette)
+            freedom = kinds * (len(palette) - 1)
+            chi = ((counts - expected) ** 2 / expected).sum()
+            assert chi < freedom + 4 * np.sqrt(2 * freedom)
 
 
 def test_the_data_is_varied(tmp_path: Path) -> None:

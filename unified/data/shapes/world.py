@@ -19,7 +19,7 @@ COLOURS = {
     "pink": (240, 120, 180), "brown": (110, 65, 35), "turquoise": (40, 195, 190),
     "lime": (160, 220, 60),
 }  # fmt: skip
-"""Main colours; the n-th is typical of the n-th shape."""
+"""Main colours; they say nothing about the shape."""
 SECOND_COLOURS = {
     "white": (245, 245, 245), "black": (25, 25, 30), "grey": (125, 125, 125),
     "cream": (245, 225, 180),
@@ -37,8 +37,6 @@ SKELETON = (
 FIRST_STUFF_ID = 101
 OTHER_ID = FIRST_STUFF_ID + len(STUFF)
 ZIPF_EXPONENT, ZIPF_SHIFT = 1.7, 4
-TYPICAL = 0.95
-"""Share of individuals whose main colour is the typical one of their shape."""
 
 
 def shape_id(shape: int) -> int:
@@ -98,7 +96,7 @@ def draw_population(rng: np.random.Generator, first_id: int, sizes: Array) -> li
     population: list[Individual] = []
     for fine, (shape, pattern) in enumerate(fine_categories()):
         for _ in range(int(sizes[fine])):
-            chosen = _draw_colours(rng, shape)
+            chosen = (str(rng.choice(list(COLOURS))), str(rng.choice(list(SECOND_COLOURS))))
             tints = np.array([COLOURS[chosen[0]], SECOND_COLOURS[chosen[1]]])
             tints = tints + rng.uniform(-25, 25, (2, 3))
             population.append(
@@ -116,10 +114,3 @@ def draw_population(rng: np.random.Generator, first_id: int, sizes: Array) -> li
                 )
             )
     return population
-
-
-def _draw_colours(rng: np.random.Generator, shape: int) -> tuple[str, str]:
-    """Main and second colour. As with real categories, most have the colour typical of theirs."""
-    names = list(COLOURS)
-    main = names[shape] if rng.random() < TYPICAL else str(rng.choice(names))
-    return main, str(rng.choice(list(SECOND_COLOURS)))

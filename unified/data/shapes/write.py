@@ -34,7 +34,7 @@ from unified.data.shapes.world import (
 from unified.errors import ConfigError
 from unified.rle import encode
 
-VERSION = 9
+VERSION = 10
 STAMP = "shapes.json"
 Row = dict[str, Any]
 
