@@ -16,6 +16,7 @@ for name in (
     "real",
     "arms",
     "segmentation",
+    "tracks",
     "pixel_tasks",
 ):
     print(f"--- {name}", flush=True)

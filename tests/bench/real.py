@@ -1,4 +1,4 @@
-"""Learn the 80 real training images of coco-mini, then score and predict the 40 others.
+"""Learn the 80 real training images of coco-mini, then score the 40 others.
 
 python tests/bench/real.py
 """
@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from results import REAL, ROOT, table, train, write
+from results import REAL, ROOT, evaluate, table, train, write
 
 RUN = ROOT / "runs" / "real"
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
@@ -34,10 +31,6 @@ OVERRIDES = [
     "optim.lr=0.004",
     "logger=none",
 ]
-
-
-def command(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "unified.cli", *arguments], cwd=ROOT, check=True)
 
 
 def by_pycocotools(folder: Path, split: str) -> dict[str, float]:
@@ -62,15 +55,7 @@ def row(name: str, results: dict[str, Any], reference: dict[str, float]) -> list
 def main() -> None:
     learnt = train(RUN, *OVERRIDES)
     scored = RUN.with_name("real-eval")
-    command("eval", f"ckpt={RUN / 'best.ckpt'}", "data.val=val2017", f"out={scored}")
-    source = REAL / "coco-mini" / "val2017"
-    command(
-        "predict",
-        f"ckpt={RUN / 'best.ckpt'}",
-        f"source={source}",
-        f"out={RUN.with_name('real-predict')}",
-    )
-    held_out = json.loads((scored / "results.json").read_text())
+    held_out = evaluate(RUN, scored, "data.val=val2017")
     rows = [
         row("80 training images", learnt, by_pycocotools(RUN, "train2017")),
         row("40 validation images", held_out, by_pycocotools(scored, "val2017")),

@@ -68,3 +68,12 @@ def train(out: Path, *overrides: str) -> dict[str, Any]:
             [sys.executable, "-m", "unified.cli", "train", *resume], cwd=ROOT, check=True
         )
     return json.loads(results.read_text())
+
+
+def evaluate(run: Path, out: Path, *overrides: str) -> dict[str, Any]:
+    """Run `unified eval` on a run in a process of its own; returns its results."""
+    results = out / "results.json"
+    if not results.is_file():
+        command = ["eval", f"ckpt={run}", *overrides, f"out={out}"]
+        subprocess.run([sys.executable, "-m", "unified.cli", *command], cwd=ROOT, check=True)
+    return json.loads(results.read_text())
