@@ -458,3 +458,17 @@ def test_tags_and_maps_are_drawn_side_by_side() -> None:
     )
     assert drawn.shape[1] == 2 * 120
     assert drawn.shape[0] > 80
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_options_may_stand_anywhere_among_overrides(
+    place: int, small: list[str], run_command: Callable, tmp_path: Path
+) -> None:
+    """Hydra's own parser stops at an override behind an option."""
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    own = "# @package _global_\ndefaults:\n  - override /task: [stuff]\n"
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(own)
+    arguments = ["experiment=mine", *small]
+    arguments[place:place] = ["--config-dir", "own"]
+    done = run_command("info", *arguments, cwd=tmp_path)
+    assert "head.stuff" in done.stdout

@@ -65,12 +65,21 @@ def main() -> None:
     command = arguments[0].removeprefix("command=")
     if command not in COMMANDS:
         _fail(ConfigError(f"unknown command {command!r}", f"use one of: {', '.join(COMMANDS)}"))
+    overrides, options = _apart(arguments[1:])
     try:
-        _check_choices(arguments[1:])
+        if not any(option.startswith("--config") for option in options):
+            _check_choices(overrides)
     except UserError as error:
         _fail(error)
-    sys.argv = [sys.argv[0], f"command={command}", *arguments[1:]]
+    # Hydra's parser stops at an override that stands behind an option.
+    sys.argv = [sys.argv[0], f"command={command}", *overrides, *options]
     _compose_and_run()
+
+
+def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's overrides, and its options with their values."""
+    overrides = [a for a in arguments if a[:1] == "~" or ("=" in a and a[:1] != "-")]
+    return overrides, [a for a in arguments if a not in overrides]
 
 
 def _check_choices(arguments: list[str]) -> None:
@@ -79,12 +88,10 @@ def _check_choices(arguments: list[str]) -> None:
     Raises:
         ConfigError: no file of that group has the name.
     """
-    if any(a.startswith(("--config", "hydra.searchpath")) for a in arguments):
+    if any(argument.startswith("hydra.searchpath") for argument in arguments):
         return  # there may be more choices than ours
     try:
-        overrides = OverridesParser.create().parse_overrides(
-            [a for a in arguments if "=" in a and not a.startswith("-")]
-        )
+        overrides = OverridesParser.create().parse_overrides(arguments)
     except OverrideParseException:
         return  # Hydra reports it
     for override in overrides:

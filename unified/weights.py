@@ -36,14 +36,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint's containers and tensors.
 
     Args:
-        path: the file, or a run folder, whose `best.ckpt` is meant.
+        path: the file, or a run folder, whose `best.ckpt` is meant; `last.ckpt` where no epoch was
+            validated.
 
     Raises:
         DataError: the file is missing or is no checkpoint of this framework.
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "best.ckpt"
+        files = [path / "best.ckpt", path / "last.ckpt"]
+        path = next((file for file in files if file.is_file()), files[0])
     if not path.is_file():
         raise DataError(f"checkpoint {path} does not exist", "give a run's best.ckpt or last.ckpt")
     try:
