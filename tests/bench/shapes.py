@@ -12,24 +12,25 @@ from pathlib import Path
 from PIL import Image
 from results import ROOT, table, train, write
 
-GOALS = {("detection", "AP"): 0.45, ("classification", "mAP"): 0.85, ("embedding", "Recall@1"): 0.7}
+GOALS = {("detection", "AP"): 0.5, ("classification", "mAP"): 0.83, ("embedding", "Recall@1"): 0.8}
 
 HOW_TO_READ = """## How to read these figures
 
-They show that the whole path learns; they are no benchmark. The \
-points below were measured once beside the run; the command does not remake them.
+They show that the whole path learns; they are no benchmark. The goals lie a little below the \
+first run with this data and these weights, and say that a change has broken nothing. The points \
+below were measured once beside the run; the command does not remake them.
 
-- **The data was made easier until the goals were met.** With 85 % of the individuals in the colour \
-typical of their shape (generator version 8, `recurrence: 40`, 20 epochs) the same network reached \
-AP 0.409, mAP 0.854 and Recall@1 0.787: the goal for AP was missed. Version 9 raised the share to \
-95 %, with `recurrence: 30` and 22 epochs, and AP became 0.483, mAP 0.947.
-- **The class is mostly read from colour.** Of the objects in their typical colour 90 % were found \
-and named (923 objects, version 9), of the others 3 % (67), though 90 % of those were found.
+- **Colour says nothing about the class** since version 10 of the generator. In version 9 95 % of \
+the individuals had the colour typical of their shape, and the class was read from it: of the \
+objects in their typical colour 90 % were found and named, of the others 3 %.
+- **Classification and embedding weigh a tenth and a fifth of what they did.** On the data of \
+version 9, 8 epochs each: classification at 0.02 → 0.002 took detection's AP from 40.8 to 49.8 with \
+mAP 93.9 → 93.7; embedding at 0.04 → 0.008 from 40.6 to 48.3 with Recall@1 71.3 → 59.9; detection \
+alone reached 50.8.
 - **The 200 images are held out from training, not from tuning.** Generator, embedding and schedule \
-were chosen by their scores, and so is the best epoch. One seed; a second run of the same \
-configuration on one thread gave AP 0.497, mAP 0.941, Recall@1 0.779.
+were chosen by their scores, and so is the best epoch. One seed.
 - **Recall@1 depends on who is in the gallery.** `recurrence` sets the number of individuals: from 16 \
-to 40, nothing else changed, took it from 0.255 to 0.417 after 6 epochs."""
+to 40, nothing else changed, took it from 0.255 to 0.417 after 6 epochs (version 9)."""
 
 
 def main() -> None:
