@@ -52,6 +52,7 @@ class Detection(Task):
     name = "detection"
     publishes = (Anchors, Matches, Kept)
     truth = ObjectAsk
+    measured = ("anchors",)
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class Detection(Task):
         source: ObjectSource | None = data.source(ObjectAsk)  # type: ignore[assignment]
         start = initial_anchors(
             anchors, per_level, len(self.levels), data.image_size / REFERENCE_SIZE,
-            source.sizes(data.image_size) if source else None,
+            source.sizes(data.image_size) if source else None, f"task.{self.name}",
         )  # fmt: skip
         self.head = DetectionHead(features, self.classes, start, expansion)
         self.max_ratio, self.level_balance = max_ratio, tuple(level_balance)

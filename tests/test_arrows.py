@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from unified.kinds.kind import Ask
 
@@ -26,6 +29,7 @@ FLOORS = (
 """Rooms of `unified`, from the top; each imports what stands above it."""
 READERS = ("kinds", "data/coco", "data/shapes", "metrics")
 """Folders of `unified` that are about particular kinds; nothing else names one."""
+ABOUT_KINDS = ("unified.kinds.", "unified.data.coco.", "unified.metrics.")
 FILES = [(package, file) for package in ALLOWED for file in sorted((ROOT / package).rglob("*.py"))]
 MACHINERY = [
     file
@@ -112,6 +116,13 @@ def kinds() -> set[str]:
     return found | {"instances", "person_keypoints", "captions", "panoptic", "stuff", "lvis"}
 
 
+def words_of(text: str) -> set[str]:
+    """Words of a string; examples of a command line, and pixels as a unit, are none."""
+    if " " in text:
+        text = re.sub(r"task=\[[^\]]*\]|\bpixels\b", "", text)
+    return set(re.findall("[a-z]+", text))
+
+
 def tasks() -> set[str]:
     return {f.stem for f in (ROOT / "tasks").glob("*.py")} - {"__init__"}
 
@@ -123,7 +134,7 @@ def test_the_kinds_are_those_that_the_shipped_readers_read() -> None:
 
 @pytest.mark.parametrize("file", MACHINERY, ids=name_of)
 def test_the_machinery_names_no_kind_and_no_task(file: Path) -> None:
-    """Neither as a word, nor as a class of a label, of targets or of a result."""
+    """Neither in a string, nor by its classes, its readers or its scorers."""
     tree = ast.parse(file.read_text())
     docstrings = {
         id(node.body[0].value)
@@ -133,12 +144,21 @@ def test_the_machinery_names_no_kind_and_no_task(file: Path) -> None:
         and isinstance(node.body[0], ast.Expr)
     }
     words = {
-        node.value
+        word
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and id(node) not in docstrings
+        for word in words_of(node.value)
     }
     assert not words & (kinds() | tasks()), f"{file} names {words & (kinds() | tasks())}"
-    named = {n for n in imports_of(file) if n.startswith("unified.kinds.")}
-    assert named <= {"unified.kinds.kind"}, f"{file} imports {named}"
+    named = {n for n in imports_of(file) if n.startswith(ABOUT_KINDS)}
+    assert named <= {"unified.kinds.kind", "unified.metrics.collect"}, f"{file} imports {named}"
+
+
+def test_withdrawn_releases_are_never_installed() -> None:
+    """lightning 2.6.2 and 2.6.3 were malicious."""
+    needed = [Requirement(text) for text in requires("unified-mtl") or ()]
+    (lightning,) = [one for one in needed if one.name == "lightning"]
+    assert "2.6.1" in lightning.specifier
+    assert not any(bad in lightning.specifier for bad in ("2.6.2", "2.6.3"))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unified.arrays import Array
 from unified.batch import Batch
-from unified.data.images import read_image, reduction, upright_size
+from unified.data.images import draw_file, reduction, upright_size
 from unified.errors import DataError
 from unified.model import UnifiedModel
 from unified.task import DataSpec, Prediction
@@ -68,25 +68,31 @@ class Predictor:
         """All tasks on several images at once."""
         inputs, metas = zip(*(self._prepare(image) for image in images), strict=True)
         pixels = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
-        batch = Batch(pixels, list(metas)).to(self.device)
+        return self.predict_inputs(Batch(pixels, list(metas)))
+
+    @torch.inference_mode()
+    def predict_inputs(self, batch: Batch) -> list[Prediction]:
+        """All tasks on inputs that are drawn already, as those of a data set."""
+        batch = batch.to(self.device)
         found = self.model.decode(self.model(batch.images), batch)
-        return [{name: found[name][i] for name in found} for i in range(len(images))]
+        return [{name: found[name][i] for name in found} for i in range(len(batch.metas))]
 
     def _prepare(self, image: Picture) -> tuple[Array, ImageMeta]:
         """The input (S, S, 3) RGB; of a file, the one that it gives in evaluation."""
-        if isinstance(image, (str, Path)):
-            name, (height, width) = str(image), upright_size(Path(image))
-            rgb = read_image(Path(image), self.image_size / max(height, width), upright=True)
-        else:
-            name, rgb = "image", as_rgb(image)
-            height, width = rgb.shape[:2]
-            factor = reduction(self.image_size / max(height, width))
-            if factor > 1:
-                size = (max(1, width // factor), max(1, height // factor))
-                rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
         canvas = blank(self.image_size)
+        if isinstance(image, (str, Path)):
+            height, width = size = upright_size(Path(image))
+            wanted = letterbox(height, width, self.image_size)
+            matrix = draw_file(canvas, Path(image), wanted, size, upright=True)
+            return canvas, ImageMeta(-1, str(image), height, width, matrix)
+        rgb = as_rgb(image)
+        height, width = rgb.shape[:2]
+        factor = reduction(self.image_size / max(height, width))
+        if factor > 1:
+            smaller = (max(1, width // factor), max(1, height // factor))
+            rgb = cv2.resize(rgb, smaller, interpolation=cv2.INTER_AREA)
         matrix = draw(canvas, rgb, letterbox(height, width, self.image_size), height, width)
-        return canvas, ImageMeta(-1, name, height, width, matrix)
+        return canvas, ImageMeta(-1, "image", height, width, matrix)
 
 
 def as_rgb(image: Image.Image | Array | Tensor) -> Array:

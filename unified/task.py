@@ -169,12 +169,15 @@ class Task(nn.Module):
         asks: what it learns from, and in which view.
         checks: what its decoding reads of validation batches, and in which view.
         loss_weights: loss name → its fixed weight within the task.
+        measured: names of arguments that are measured on the data when building, and of the
+            head's buffers that hold them; they belong to the data, not to what was learnt.
     """
 
     name: ClassVar[str]
     requires: ClassVar[tuple[type[Publication], ...]] = ()
     publishes: ClassVar[tuple[type[Publication], ...]] = ()
     truth: ClassVar[type[Ask]]
+    measured: ClassVar[tuple[str, ...]] = ()
 
     head: nn.Module
     asks: tuple[Ask, ...]

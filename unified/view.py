@@ -135,7 +135,7 @@ def draw(canvas: Array, image: Array, matrix: Array, height: int, width: int) ->
 
     Where rows and columns stay rows and columns, the part that is in view is drawn onto whole
     pixels, which is four times faster than onto fractions of them; the matrix follows by less
-    than a pixel.
+    than a pixel of the decoded image or of the input, whichever is larger.
 
     Args:
         canvas: (S, S, 3) uint8.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from unified.build import build
 from unified.errors import ConfigError, DataError
+from unified.kinds.kind import Ask, Space
 from unified.model import UnifiedModel
 from unified.schema import Config, validate
-from unified.task import DataSpec
+from unified.task import DataSpec, Task
 
 log = logging.getLogger(__name__)
 ABOUT = "unified"
@@ -106,6 +107,7 @@ def rebuild(
     config = config or config_of(state)
     data = DataSpec(config.data.image_size, saved=state[ABOUT]["spaces"])
     model = build(config, data)
+    _refuse_measured(model, config, state[ABOUT]["config"])
     fit = Fit(model, network_of(state))
     if fit.differences:
         raise ConfigError(
@@ -119,19 +121,38 @@ def rebuild(
     return model, data
 
 
-def start_from(path: str | Path, model: UnifiedModel) -> None:
+def _refuse_measured(model: UnifiedModel, config: Config, saved: Mapping[str, Any]) -> None:
+    """What was measured on the training data cannot be said anew of a trained network."""
+    for name, task in model.named_tasks().items():
+        for key in task.measured:
+            if config.task[name].get(key) != saved["task"][name].get(key):
+                raise ConfigError(
+                    f"task.{name}.{key} cannot change a network that is trained: it has its own",
+                    f"leave task.{name}.{key} out",
+                )
+
+
+def start_from(path: str | Path, model: UnifiedModel, spaces: Mapping[str, Space]) -> None:
     """Take what fits from a checkpoint, before training; new tasks and codes start anew.
+
+    What tasks measure on their data, as anchors, stays that of the data at hand.
 
     Args:
         path: the file, or a run folder.
         model: that takes the weights; what it could not take is listed in the log.
+        spaces: kind → what the model's numbers mean.
 
     Raises:
         DataError: the file is missing or is no checkpoint of this framework.
-        ConfigError: something else than a task or a code is new, of another shape, or left over.
+        ConfigError: something else than a task or a code is new, of another shape, or left over,
+            or the classes are others.
     """
-    fit = Fit(model, network_of(read_checkpoint(path)))
-    shared = {t for t in model.named_tasks() if any(_task_of(n) == t for n in fit.tensors)}
+    state = read_checkpoint(path)
+    tasks = model.named_tasks()
+    measured = {f"tasks.{t}.head.{key}" for t, task in tasks.items() for key in task.measured}
+    fit = Fit(model, {n: t for n, t in network_of(state).items() if n not in measured}, measured)
+    shared = {t for t in tasks if any(_task_of(n) == t for n in fit.tensors)}
+    _refuse_other_spaces(path, [tasks[name] for name in shared], spaces, state[ABOUT]["spaces"])
     refused = {
         name: how
         for name, how in fit.differences.items()
@@ -149,21 +170,47 @@ def start_from(path: str | Path, model: UnifiedModel) -> None:
         log.info("weights=%s: %s", path, how)
 
 
+def _refuse_other_spaces(
+    path: str | Path,
+    tasks: Iterable[Task],
+    spaces: Mapping[str, Space],
+    saved: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """A number of the file must mean what it means here."""
+    asks: dict[str, type[Ask]] = {}
+    for task in tasks:
+        asks |= {task.truth.kind: task.truth} | {ask.kind: type(ask) for ask in task.asks}
+    for kind in asks.keys() & saved.keys() & spaces.keys():
+        difference = spaces[kind].differs(asks[kind].space.from_dict(saved[kind]))
+        if difference:
+            raise ConfigError(
+                f"weights={path} were trained for other {kind} than these: {difference}",
+                "use the category list that they were trained with, ids included",
+            )
+
+
 class Fit:
     """Which tensors of a file fit a model.
 
     Args:
         model: that may take them.
         tensors: name → tensor, from a file.
+        without: names of the model's tensors that stay as they are.
 
     Attributes:
         taken: names of those that fit.
         differences: name → how model and file differ, in names and shapes.
     """
 
-    def __init__(self, model: UnifiedModel, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, model: UnifiedModel, tensors: Mapping[str, Tensor], without: Collection[str] = ()
+    ) -> None:
         self.model, self.tensors = model, tensors
-        own = {n: tuple(t.shape) for n, t in model.state_dict().items() if is_network(n)}
+        own = {
+            name: tuple(tensor.shape)
+            for name, tensor in model.state_dict().items()
+            if is_network(name) and name not in without
+        }
         given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.taken = [name for name, shape in own.items() if given.get(name) == shape]
         self.differences = {

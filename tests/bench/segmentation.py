@@ -35,21 +35,6 @@ COCO128 = [
     "optim.warmup_epochs=5",
     "logger=none",
 ]
-MINI = [
-    "experiment=iseg",
-    "task=[detection,instance]",
-    "data=coco",
-    f"data.root={REAL / 'coco-mini'}",
-    "data.val=train2017",
-    "data.image_size=256",
-    "data.batch_size=8",
-    "data.workers=1",
-    "augment=none",
-    "trainer.max_epochs=100",
-    "trainer.check_val_every_n_epoch=25",
-    "optim.warmup_epochs=5",
-    "logger=none",
-]
 COLUMNS = (
     ("box AP", "detection", "AP"),
     ("box AP50", "detection", "AP50"),
@@ -77,12 +62,10 @@ def main() -> None:
     shapes = train(RUNS / "shapes", *SHAPES)
     learnt = train(RUNS / "coco128", *COCO128)
     held_out = evaluate(RUNS / "coco128", RUNS / "coco128-val", "data.val=val2017")
-    mini = train(RUNS / "mini", *MINI)
     rows = [
         row("shapes, 200 held-out images", shapes, shapes),
         row("coco128, the 100 learnt images", learnt, learnt),
         row("coco128, 40 other images", held_out, {}),
-        row("coco-mini, the 80 learnt images", mini, mini),
     ]
     with Image.open(RUNS / "shapes" / "predictions.jpg") as picture:
         upper = picture.crop((0, 0, picture.width, picture.height // 2))
@@ -97,7 +80,7 @@ def main() -> None:
             "the other images show what a hundred images teach. coco128 has panoptic labels only; "
             "objects, masks and stuff are derived from them, for the truth as for the targets.",
             table(["data", *(c[0] for c in COLUMNS), "epochs", "minutes"], rows),
-            *(command(overrides) for overrides in (SHAPES, COCO128, MINI)),
+            *(command(overrides) for overrides in (SHAPES, COCO128)),
         ],
     )
 

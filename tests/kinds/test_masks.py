@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from unified.data.augment import AugmentConfig, draw_single
-from unified.kinds.masks import MapLabel, MaskAsk, MaskLabel, OutlineLabel
+from unified.kinds.masks import MapLabel, MaskAsk, MaskCells, OutlineLabel
 from unified.kinds.objects import ObjectAsk
 from unified.kinds.outlines import outlines_of
 from unified.view import View
@@ -22,7 +22,7 @@ SIZE = 64
 IDENTITY = np.array([[1.0, 0, 0], [0, 1.0, 0]])
 
 
-def dense(label: MaskLabel) -> np.ndarray:
+def dense(label: MaskCells) -> np.ndarray:
     """(N, s, s) coverage."""
     masks = np.zeros((len(label), label.side, label.side), np.uint8)
     label.draw_onto(masks)
@@ -150,7 +150,7 @@ def test_masks_of_joined_images_are_the_masks_of_the_parts() -> None:
     rng = np.random.default_rng(0)
     view, ask = View(IDENTITY, SIZE), MaskAsk(stride=2)
     parts = [squares(rng, 3).seen(view, ask), squares(rng, 2).seen(view, ask)]
-    together = MaskLabel.joined(parts)
+    together = MaskCells.joined(parts)
     assert np.array_equal(dense(together), np.concatenate([dense(p) for p in parts]))
     assert len(set(together.keys.tolist())) == 5
 

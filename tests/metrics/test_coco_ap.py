@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,22 @@ def test_ground_truth_scores_one(split: Split) -> None:
     scores = feed(make(split), split, perfect)
     assert scores["AP"] == pytest.approx(1.0, abs=1e-12)
     assert scores["AR100"] == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("evaluator", ["faster", "pycocotools"])
+def test_areas_and_crowds_may_be_left_out(
+    shapes: Path, open_split: Callable, tmp_path: Path, evaluator: str
+) -> None:
+    """As CrowdPose does; pycocotools alone would end in a KeyError."""
+    shutil.copytree(shapes, tmp_path / "bare")
+    file = tmp_path / "bare" / "annotations" / "instances_val.json"
+    document = json.loads(file.read_text())
+    for row in document["annotations"]:
+        del row["area"], row["iscrowd"]
+    file.write_text(json.dumps(document))
+    split = open_split(tmp_path / "bare", "val", "objects")
+    metric = CocoAP(split.sources["objects"], evaluator)
+    assert feed(metric, split, perfect)["AP"] == 1
 
 
 def test_one_lost_class_costs_its_share(split: Split) -> None:

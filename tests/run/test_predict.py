@@ -89,6 +89,10 @@ def test_the_size_of_the_input_is_honoured(
         ("task.detection.per_level=2", "tasks.detection.head"),
         ("data.image_size=70", "70"),
         ("trunk=yolor_csp", "trunk"),
+        (
+            "task.detection.anchors=[[[9,9],[12,9],[9,12]],[[20,20],[30,20],[20,30]],[[40,40],[50,50],[60,60]]]",
+            "task.detection.anchors",
+        ),
     ],
 )
 def test_another_network_than_the_checkpoints_is_refused(

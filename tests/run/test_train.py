@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -26,21 +28,22 @@ def equal(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> set[str]:
 def test_weights_of_the_same_network_are_all_taken(trained: Path, make: Callable) -> None:
     """From the file for use, from the file to go on with, and from the folder."""
     for file in (trained / "best.ckpt", trained / "last.ckpt", trained):
-        model = make(THREE).model
         tensors = network_of(read_checkpoint(file))
-        start_from(file, model)
-        assert equal(model, tensors) == set(tensors)
+        made = make(THREE)
+        start_from(file, made.model, made.spec.spaces)
+        assert equal(made.model, tensors) == set(tensors)
 
 
 def test_new_tasks_and_codes_start_anew_and_are_listed(
     trained: Path, make: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Shared tensors are taken; what is new or left over is said by name and shape."""
-    model = make("task=[detection,stuff]", "implicit=network").model
+    made = make("task=[detection,stuff]", "implicit=network")
+    model = made.model
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     tensors = network_of(read_checkpoint(trained))
     with caplog.at_level(logging.INFO):
-        start_from(trained, model)
+        start_from(trained, model, made.spec.spaces)
     same = equal(model, tensors)
     assert {n for n in tensors if n.startswith("trunk.")} <= same
     assert any(name.startswith("tasks.detection.head.") for name in same)
@@ -65,17 +68,76 @@ def test_new_tasks_and_codes_start_anew_and_are_listed(
 def test_weights_of_another_network_are_refused(
     overrides: list[str], culprit: str, trained: Path, make: Callable
 ) -> None:
-    model = make(*overrides).model
+    made = make(*overrides)
+    model = made.model
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ConfigError, match=culprit) as refused:
-        start_from(trained, model)
+        start_from(trained, model, made.spec.spaces)
     assert "in the network" in str(refused.value) or "in the file" in str(refused.value)
     assert equal(model, fresh) == set(fresh), "nothing is taken halfway"
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path, make: Callable) -> None:
     with pytest.raises(DataError, match="absent"):
-        start_from(tmp_path / "absent.ckpt", make("task=[detection]").model)
+        start_from(tmp_path / "absent.ckpt", make("task=[detection]").model, {})
+
+
+def test_anchors_stay_those_of_the_data_at_hand(trained: Path, make: Callable) -> None:
+    """They are measured, not learnt: at twice the size of the inputs they are twice as large."""
+    made = make("task=[detection]", "data.image_size=128")
+    head = made.model.named_tasks()["detection"].head
+    fresh = head.anchors.clone()
+    start_from(trained, made.model, made.spec.spaces)
+    assert torch.equal(head.anchors, fresh)
+    saved = network_of(read_checkpoint(trained))["tasks.detection.head.anchors"]
+    torch.testing.assert_close(fresh, 2 * saved, rtol=0.05, atol=0.5)
+
+
+def test_weights_for_other_classes_are_refused(
+    trained: Path, make: Callable, shapes: Path, tmp_path: Path
+) -> None:
+    """Of the same number, so that every shape fits."""
+    root = tmp_path / "renamed"
+    shutil.copytree(shapes, root)
+    for file in (root / "annotations").glob("instances_*.json"):
+        document = json.loads(file.read_text())
+        document["categories"][0]["name"] = "teapot"
+        file.write_text(json.dumps(document))
+    made = make("task=[detection]", f"data.root={root}")
+    with pytest.raises(ConfigError, match=r"other objects than these.*teapot"):
+        start_from(trained, made.model, made.spec.spaces)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "culprit"),
+    [
+        (["task.stuff.view=gentle"], "gentle"),
+        (["task=[detection,embedding]", "task.embedding.views=[strong,weak]", "data.batch_size=1"],
+         "data.batch_size=1"),
+    ],
+)  # fmt: skip
+def test_impossible_asks_are_refused_before_anything_is_written(
+    overrides: list[str], culprit: str, small: list[str], run_command: Command, tmp_path: Path
+) -> None:
+    refused = run_command(
+        "train", *small, "task=[stuff]", *overrides, "out=run", cwd=tmp_path, check=False
+    )
+    assert refused.returncode == 2
+    assert culprit in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["results.json", "metrics.csv", "mine.txt"])
+def test_a_run_does_not_mix_with_other_files(
+    name: str, small: list[str], run_command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("mine")
+    refused = run_command("train", *small, "trainer=smoke", "out=run", cwd=tmp_path, check=False)
+    assert refused.returncode == 2
+    assert "no empty folder" in refused.stderr
+    assert [f.name for f in (tmp_path / "run").iterdir()] == [name]
+    assert (tmp_path / "run" / name).read_text() == "mine"
 
 
 def test_training_starts_from_weights(

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from unified.data.augment import AugmentConfig
 from unified.data.config import DataConfig
-from unified.data.dataset import ViewDataset
+from unified.data.dataset import Collate, ViewDataset
 from unified.data.images import check_image_files
 from unified.data.sampler import EpochSampler
 from unified.data.split import Sources, Split
@@ -54,7 +54,7 @@ class DataModule(pl.LightningDataModule):
         self.config, self.augment, self.seed = config, dict(augment), seed
         self.asks = [ask for task in tasks.values() for ask in task.asks]
         self.checks = [ask for task in tasks.values() for ask in task.checks]
-        self._check_views()
+        self._check_asks()
         self.train_split = None
         if train is not None:
             self.train_split = Split(train, [ask.kind for ask in self.asks])
@@ -64,7 +64,9 @@ class DataModule(pl.LightningDataModule):
         self.val_split = Split(val, [*truths, *(ask.kind for ask in self.checks)])
         self._check(self.val_split, learn=False)
 
-    def _check_views(self) -> None:
+    def _check_asks(self) -> None:
+        for asks in (self.asks, self.checks):
+            Collate(asks, self.config.image_size)  # refuses asks that do not agree
         for ask in (*self.asks, *self.checks):
             if ask.view not in (PLAIN, *self.augment):
                 raise ConfigError(
@@ -72,6 +74,14 @@ class DataModule(pl.LightningDataModule):
                     "describe",
                     f"use {', '.join(self.augment)}, or describe it: +augment.{ask.view}=…",
                 )
+        learnt, checked = ({ask.view for ask in asks} for asks in (self.asks, self.checks))
+        views = max(len(learnt), len(checked | {PLAIN}))
+        if self.config.batch_size < views:
+            raise ConfigError(
+                f"data.batch_size={self.config.batch_size} does not hold one image in its {views} "
+                "views",
+                f"use {views} or more",
+            )
 
     def _check(self, split: Split, learn: bool) -> None:
         for source in split.sources.values():
@@ -106,12 +116,6 @@ class DataModule(pl.LightningDataModule):
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
         images = self.config.batch_size // len(dataset.views)
-        if images < 1:
-            raise ConfigError(
-                f"data.batch_size={self.config.batch_size} does not hold one image in its "
-                f"{len(dataset.views)} views",
-                f"use {len(dataset.views)} or more",
-            )
         sampler = EpochSampler(len(dataset), shuffle, self.seed, rank, world)
         if shuffle and len(sampler) < images:
             raise DataError(

@@ -12,12 +12,12 @@ from torch.utils.data import Dataset
 from unified.arrays import Array
 from unified.batch import Batch
 from unified.data.augment import AugmentConfig, draw_colour, draw_mosaic, draw_single, recolour
-from unified.data.images import read_image
+from unified.data.images import draw_file
 from unified.data.sampler import Key
 from unified.data.split import Split
-from unified.errors import ConfigError, DataError
+from unified.errors import ConfigError
 from unified.kinds.kind import Ask, Seen
-from unified.view import ImageMeta, View, blank, covered, draw, letterbox
+from unified.view import ImageMeta, View, blank, covered, letterbox
 
 
 @dataclass
@@ -111,23 +111,19 @@ class ViewDataset(Dataset[list[Row]]):
         )  # fmt: skip
 
     def _draw(self, canvas: Array, index: int, matrix: Array) -> Array:
-        file = self.split.image_file(index)
-        image = read_image(file, float(np.sqrt(abs(np.linalg.det(matrix[:, :2])))))
-        height, width = self.split.images.size(index)
-        factor = np.array([width / image.shape[1], height / image.shape[0]])
-        if abs(factor[0] / factor[1] - 1) > 0.1 or factor.min() < 0.9:
-            raise DataError(
-                f"image {file} is not the {width}×{height} pixels that the json says",
-                "correct width and height in the json, or undo the rotation of the file",
-            )
-        return draw(canvas, image, matrix, height, width)
+        return draw_file(
+            canvas, self.split.image_file(index), matrix, self.split.images.size(index)
+        )
 
     def _label(self, ask: Ask, indices: Sequence[int], views: Sequence[View]) -> Seen | None:
+        """What is in view; nothing is known where one of the images has no label."""
         parts = []
         for index, view in zip(indices, views, strict=True):
             label = self.split.label(ask.kind, index)
-            parts.append(None if label is None else label.seen(view, ask))
-        return parts[0] if len(parts) == 1 else ask.label.joined(parts)
+            if label is None:
+                return None
+            parts.append(label.seen(view, ask))
+        return parts[0] if len(parts) == 1 else ask.seen.joined(parts)
 
 
 class Partners:
@@ -178,7 +174,7 @@ class Collate:
         # (B, S, S, 3) in memory is exactly channels_last: no transposition, no copy.
         images = torch.from_numpy(np.stack([row.image for row in rows])).permute(0, 3, 1, 2)
         labels = {
-            kind: ask.label.batched([row.labels.get(kind) for row in rows], ask, self.size)
+            kind: ask.seen.batched([row.labels.get(kind) for row in rows], ask, self.size)
             for kind, ask in self.asks.items()
         }
         return Batch(images, [row.meta for row in rows], labels)

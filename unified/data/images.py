@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from unified.arrays import Array
 from unified.errors import DataError
+from unified.view import draw
 
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
@@ -46,6 +47,35 @@ def read_image(file: Path, scale: float = 1.0, upright: bool = False) -> Array:
     if image is None:
         raise DataError(f"image {file} is not an image that can be decoded", _FIX)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def draw_file(
+    canvas: Array, file: Path, matrix: Array, size: tuple[int, int], upright: bool = False
+) -> Array:
+    """Draw an image file into an input: the one way for training, evaluation and prediction.
+
+    Args:
+        canvas: (S, S, 3) uint8, changed in place.
+        file: the image.
+        matrix: original → input pixels.
+        size: (height, width) that the image is said to have.
+        upright: see `read_image`.
+
+    Returns:
+        The matrix that labels have to follow.
+
+    Raises:
+        DataError: the file is missing, broken, or of another shape.
+    """
+    height, width = size
+    image = read_image(file, float(np.sqrt(abs(np.linalg.det(matrix[:, :2])))), upright)
+    factor = np.array([width / image.shape[1], height / image.shape[0]])
+    if abs(factor[0] / factor[1] - 1) > 0.1 or factor.min() < 0.9:
+        raise DataError(
+            f"image {file} is not the {width}×{height} pixels that the json says",
+            "correct width and height in the json, or undo the rotation of the file",
+        )
+    return draw(canvas, image, matrix, height, width)
 
 
 def reduction(scale: float) -> int:

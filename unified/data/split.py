@@ -93,8 +93,8 @@ class Sources:
                 return derived
         raise DataError(
             f"split {self.split!r} has no {kind} labels: {file} does not exist",
-            "add the file, check data.train and data.val, set data.derive=true where there are "
-            "panoptic labels, or leave out the tasks that need it: task=[…]",
+            "add the file, check data.train and data.val, set data.derive=true where others "
+            "tell as much, or leave out the tasks that need it: task=[…]",
         )
 
 

@@ -76,12 +76,12 @@ class Ask:
     Attributes:
         view: name of the view in which the task sees the image.
         kind: name of the kind, under which its targets are in `Batch.labels`.
-        label: class of what is in view; joins and batches.
+        seen: class of what is in view; joins and batches.
         space: class of the kind's space.
     """
 
     kind: ClassVar[str]
-    label: ClassVar[type[Seen]]
+    seen: ClassVar[type[Seen]]
     space: ClassVar[type[Space]]
 
     view: str = STRONG
@@ -103,7 +103,7 @@ class Seen(Protocol):
     """What of a label is in view, in input pixels; for many kinds the same class."""
 
     @classmethod
-    def joined(cls, parts: Sequence[Any]) -> Seen | None:
+    def joined(cls, parts: Sequence[Any]) -> Seen:
         """What several know of the one input that shows all of their images."""
         ...
 
@@ -134,6 +134,11 @@ class Targets:
     def shown(self, row: int) -> Result | None:
         """What is known of one input, in its pixels, as a result that can be drawn."""
         return None
+
+
+def known_rows(rows: Sequence[Any]) -> Tensor:
+    """(B,) bool, which rows are not None."""
+    return torch.tensor([row is not None for row in rows], dtype=torch.bool)
 
 
 @dataclass

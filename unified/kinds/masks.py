@@ -15,8 +15,8 @@ from torch import Tensor
 from unified.arrays import Array, Json, offsets_of
 from unified.canvas import Canvas
 from unified.kinds.ids import numbers_of
-from unified.kinds.kind import Ask, Categories, FlatTargets
-from unified.kinds.objects import ObjectSpace, image_of_rows, join_keys, known_rows
+from unified.kinds.kind import Ask, Categories, FlatTargets, known_rows
+from unified.kinds.objects import ObjectSpace, image_of_rows, join_keys
 from unified.kinds.outlines import Outlines
 from unified.rle import Rle, decode, encode
 from unified.view import View, warp_labels
@@ -40,7 +40,7 @@ class OutlineLabel:
     outlines: Outlines
     rles: dict[int, Rle]
 
-    def seen(self, view: View, ask: MaskAsk) -> MaskLabel:
+    def seen(self, view: View, ask: MaskAsk) -> MaskCells:
         """Every object is drawn once."""
         moved = view.boxes(self.boxes)
         outlines = self.outlines.seen(view)
@@ -77,7 +77,7 @@ class MapLabel:
         """(H, W) uint32 ids."""
         return numbers_of(self.pixels)
 
-    def seen(self, view: View, ask: MaskAsk) -> MaskLabel:
+    def seen(self, view: View, ask: MaskAsk) -> MaskCells:
         """The map is moved once; objects are read from that."""
         boxes, keep = view.clip(view.boxes(self.boxes))
         drawing = Drawing(boxes, view.size, ask.stride)
@@ -136,11 +136,11 @@ class Drawing:
         width, height = (self.high[index] - self.low[index]).tolist()
         self.drawn[index] = cv2.resize(grid, (width, height), interpolation=cv2.INTER_AREA)
 
-    def label(self, keys: Array) -> MaskLabel:
+    def label(self, keys: Array) -> MaskCells:
         """What was drawn, without objects that cover nothing."""
         rows = sorted(index for index, cells in self.drawn.items() if cells.any())
         cells = [self.drawn[index] for index in rows]
-        return MaskLabel(keys[rows], self.low[rows], cells, self.side)
+        return MaskCells(keys[rows], self.low[rows], cells, self.side)
 
     def _extent(self, index: int) -> tuple[int, int]:
         """Width and height of an object's box on the grid."""
@@ -161,7 +161,7 @@ def _fill(rings: Sequence[Array], shape: tuple[int, int]) -> Array:
 
 
 @dataclass(frozen=True)
-class MaskLabel:
+class MaskCells:
     """The masks of an input that are in view, each no larger than its object.
 
     Attributes:
@@ -185,19 +185,16 @@ class MaskLabel:
             mask[y : y + cells.shape[0], x : x + cells.shape[1]] = cells
 
     @classmethod
-    def joined(cls, parts: Sequence[MaskLabel | None]) -> MaskLabel | None:
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
-            return None
+    def joined(cls, parts: Sequence[MaskCells]) -> MaskCells:
         return cls(
-            join_keys([p.keys for p in known]),
-            np.concatenate([p.low for p in known]),
-            [cells for p in known for cells in p.cells],
-            known[0].side,
+            join_keys([p.keys for p in parts]),
+            np.concatenate([p.low for p in parts]),
+            [cells for p in parts for cells in p.cells],
+            parts[0].side,
         )
 
     @classmethod
-    def batched(cls, rows: Sequence[MaskLabel | None], ask: MaskAsk, size: int) -> MaskTargets:
+    def batched(cls, rows: Sequence[MaskCells | None], ask: MaskAsk, size: int) -> MaskTargets:
         known = [row for row in rows if row is not None]
         side = size // ask.stride
         ends = offsets_of(map(len, known))
@@ -243,7 +240,7 @@ class MaskAsk(Ask):
     """
 
     kind = "masks"
-    label = MaskLabel
+    seen = MaskCells
     space = ObjectSpace
 
     stride: int = 1

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unified.arrays import Array, Json
 from unified.canvas import Canvas
-from unified.kinds.kind import Ask, Categories, FlatTargets, Source
+from unified.kinds.kind import Ask, Categories, FlatTargets, Source, known_rows
 from unified.kinds.outlines import Outlines
 from unified.view import View
 
@@ -70,16 +70,13 @@ class ObjectLabel:
         )  # fmt: skip
 
     @classmethod
-    def joined(cls, parts: Sequence[ObjectLabel | None]) -> ObjectLabel | None:
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
-            return None
+    def joined(cls, parts: Sequence[ObjectLabel]) -> ObjectLabel:
         return cls(
-            boxes=np.concatenate([p.boxes for p in known]),
-            labels=np.concatenate([p.labels for p in known]),
-            crowd=np.concatenate([p.crowd for p in known]),
-            identities=np.concatenate([p.identities for p in known]),
-            keys=join_keys([p.keys for p in known]),
+            boxes=np.concatenate([p.boxes for p in parts]),
+            labels=np.concatenate([p.labels for p in parts]),
+            crowd=np.concatenate([p.crowd for p in parts]),
+            identities=np.concatenate([p.identities for p in parts]),
+            keys=join_keys([p.keys for p in parts]),
         )
 
     @classmethod
@@ -131,7 +128,7 @@ class ObjectAsk(Ask):
     """Boxes, categories, crowds and identities."""
 
     kind = "objects"
-    label = ObjectLabel
+    seen = ObjectLabel
     space = ObjectSpace
 
 
@@ -189,11 +186,6 @@ class Detections:
             for label, score in zip(labels, self.scores[chosen].tolist(), strict=True)
         ]
         canvas.boxes(self.boxes[chosen].cpu().numpy(), labels, captions)
-
-
-def known_rows(rows: Sequence[Any]) -> Tensor:
-    """(B,) bool, which rows are not None."""
-    return torch.tensor([row is not None for row in rows], dtype=torch.bool)
 
 
 def image_of_rows(rows: Sequence[Any]) -> Tensor:

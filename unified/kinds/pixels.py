@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unified.arrays import IGNORE, Array, Json
 from unified.canvas import Canvas
-from unified.kinds.kind import Ask, Categories, Targets
+from unified.kinds.kind import Ask, Categories, Targets, known_rows
 from unified.rle import Rle, encode
 from unified.view import View, warp_labels
 
@@ -54,9 +54,9 @@ class CategoryLabel:
     pixels: Array
     class_of: Array
 
-    def seen(self, view: View, ask: PixelAsk) -> PixelLabel:
+    def seen(self, view: View, ask: PixelAsk) -> PixelCells:
         """Only what is left of the pixels gets a class."""
-        return PixelLabel(self.class_of[warp_labels(self.pixels, view, ask.stride)])
+        return PixelCells(self.class_of[warp_labels(self.pixels, view, ask.stride)])
 
     def classes(self) -> Array:
         """(H, W) uint8 class indices, `IGNORE` where nothing is known."""
@@ -78,7 +78,7 @@ class PixelTargets(Targets):
 
 
 @dataclass(frozen=True)
-class PixelLabel:
+class PixelCells:
     """Class indices of the cells of an input.
 
     Attributes:
@@ -90,21 +90,17 @@ class PixelLabel:
     classes: Array
 
     @classmethod
-    def joined(cls, parts: Sequence[PixelLabel | None]) -> PixelLabel | None:
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
-            return None
-        whole = known[0].classes.copy()
-        for part in known[1:]:
+    def joined(cls, parts: Sequence[PixelCells]) -> PixelCells:
+        whole = parts[0].classes.copy()
+        for part in parts[1:]:
             np.copyto(whole, part.classes, where=part.classes != IGNORE)
         return cls(whole)
 
     @classmethod
-    def batched(cls, rows: Sequence[PixelLabel | None], ask: PixelAsk, size: int) -> PixelTargets:
+    def batched(cls, rows: Sequence[PixelCells | None], ask: PixelAsk, size: int) -> PixelTargets:
         nothing = np.full((size // ask.stride,) * 2, IGNORE, np.uint8)
         classes = np.stack([nothing if row is None else row.classes for row in rows])
-        known = torch.tensor([row is not None for row in rows], dtype=torch.bool)
-        return cls.targets(known, torch.from_numpy(classes))
+        return cls.targets(known_rows(rows), torch.from_numpy(classes))
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,7 @@ class PixelAsk(Ask):
     """
 
     kind = PixelClasses.kind
-    label = PixelLabel
+    seen = PixelCells
     space = Categories
 
     stride: int = 1

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from unified.arrays import IGNORE, Array, Json
 from unified.canvas import Canvas
 from unified.kinds.ids import look_up, numbers_of
 from unified.kinds.kind import Ask, Categories
-from unified.kinds.pixels import PixelClasses, PixelLabel, PixelTargets
+from unified.kinds.pixels import PixelCells, PixelClasses, PixelTargets
 from unified.rle import encode
 from unified.view import View, warp_labels
 
@@ -26,6 +27,12 @@ class SegmentSpace(Categories):
     """Categories, and which of them are countable things."""
 
     things: tuple[bool, ...] = ()
+
+    def differs(self, other: SegmentSpace) -> str | None:  # type: ignore[override]
+        if self.ids == other.ids and self.names == other.names and self.things != other.things:
+            pairs = zip(self.names, self.things, other.things, strict=True)
+            return f"things here and stuff there: {[n for n, a, b in pairs if a != b][:5]}"
+        return super().differs(other)
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class SegmentTargets(PixelTargets):
 
 
 @dataclass(frozen=True)
-class SegmentCells(PixelLabel):
+class SegmentCells(PixelCells):
     """Panoptic classes of the cells of an input."""
 
     targets: ClassVar[type[PixelTargets]] = SegmentTargets
@@ -95,7 +102,7 @@ class SegmentAsk(Ask):
     """
 
     kind = SegmentClasses.kind
-    label = SegmentCells
+    seen = SegmentCells
     space = SegmentSpace
 
     stride: int = 1
@@ -133,7 +140,7 @@ class PanopticSegments:
     scores: Tensor
 
     def plain(self, space: SegmentSpace, min_score: float) -> Json:
-        """One run length per segment."""
+        """One run length per segment that scores as much."""
         segments = self.segments.cpu().numpy()
         rows = zip(self.labels.tolist(), self.scores.tolist(), strict=True)
         return [
@@ -144,11 +151,14 @@ class PanopticSegments:
                 "segmentation": encode(segments == number),
             }
             for number, (label, score) in enumerate(rows, 1)
+            if score >= min_score
         ]
 
     def draw(self, canvas: Canvas, space: SegmentSpace, min_score: float) -> None:
         """Each object of a class a little differently; white borders; names."""
-        segments, labels = self.segments.cpu().numpy(), self.labels.tolist()
+        shown = torch.cat([self.scores.new_zeros(1), self.scores]) >= min_score
+        segments = (self.segments * shown.to(self.segments)[self.segments.long()]).cpu().numpy()
+        labels = self.labels.tolist()
         earlier = [labels[:k].count(label) for k, label in enumerate(labels)]
         colours = [(label + 21 * n) % IGNORE for label, n in zip(labels, earlier, strict=True)]
         canvas.tint(np.array([IGNORE, *colours], np.uint8)[segments])

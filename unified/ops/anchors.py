@@ -18,6 +18,7 @@ def initial_anchors(
     levels: int,
     scale: float,
     sizes: Array | None,
+    owner: str,
 ) -> Tensor:
     """Anchors as they are configured, (levels, per_level, 2) in input pixels.
 
@@ -26,6 +27,7 @@ def initial_anchors(
         per_level, levels: how many.
         scale: input pixels per pixel of the sizes that are given.
         sizes: (N, 2) of the training boxes; None when a trained head will bring its anchors.
+        owner: key of the configuration whose `anchors` these are, for errors.
 
     Raises:
         ConfigError: they are neither.
@@ -34,32 +36,33 @@ def initial_anchors(
     if isinstance(anchors, str):
         if anchors != "auto":
             raise ConfigError(
-                f"task.detection.anchors={anchors} is unknown", "use auto or a list of sizes"
+                f"{owner}.anchors={anchors} is unknown", "use auto or a list of sizes"
             )
         if sizes is None:
             return torch.ones(levels, per_level, 2)
-        return cluster_anchors(sizes, levels, per_level)
+        return cluster_anchors(sizes, levels, per_level, owner)
     fixed = torch.tensor([[list(pair) for pair in level] for level in anchors], dtype=torch.float32)
     if fixed.ndim != 3 or fixed.shape[0] != levels or fixed.shape[2] != 2:
         raise ConfigError(
-            f"task.detection.anchors has shape {tuple(fixed.shape)}, expected ({levels}, n, 2)",
+            f"{owner}.anchors has shape {tuple(fixed.shape)}, expected ({levels}, n, 2)",
             "give for each pyramid level a list of [width, height] at 640 pixels",
         )
     if fixed.shape[1] != per_level:
         raise ConfigError(
-            f"task.detection.anchors has {fixed.shape[1]} sizes per level, per_level={per_level}",
-            f"set task.detection.per_level={fixed.shape[1]}",
+            f"{owner}.anchors has {fixed.shape[1]} sizes per level, per_level={per_level}",
+            f"set {owner}.per_level={fixed.shape[1]}",
         )
     return fixed * scale
 
 
-def cluster_anchors(sizes: Array, levels: int, per_level: int) -> Tensor:
+def cluster_anchors(sizes: Array, levels: int, per_level: int, owner: str) -> Tensor:
     """k-means of box sizes in log space, so that a ratio counts the same at every scale.
 
     Args:
         sizes: (N, 2) widths and heights in input pixels.
         levels: pyramid levels.
         per_level: anchors per level.
+        owner: key of the configuration that asks for them, for errors.
 
     Returns:
         (levels, per_level, 2) float32, by rising area.
@@ -73,9 +76,9 @@ def cluster_anchors(sizes: Array, levels: int, per_level: int) -> Tensor:
     usable = sizes[(sizes >= 2).all(1)]
     if len(usable) < count:
         raise DataError(
-            f"anchors=auto needs at least {count} boxes of 2 pixels or more, the training split "
-            f"has {len(usable)}",
-            "give task.detection.anchors as numbers, or use a larger data.image_size",
+            f"{owner}.anchors=auto needs at least {count} boxes of 2 pixels or more, the training "
+            f"split has {len(usable)}",
+            f"give {owner}.anchors as numbers, or use a larger data.image_size",
         )
     log_sizes = np.log(usable)
     order = np.argsort(log_sizes.sum(1))
@@ -84,11 +87,3 @@ def cluster_anchors(sizes: Array, levels: int, per_level: int) -> Tensor:
     centres, _ = kmeans2(log_sizes, start, iter=30, minit="matrix", missing="warn")
     anchors = np.exp(centres[np.argsort(centres.sum(1))])
     return torch.tensor(anchors, dtype=torch.float32).view(levels, per_level, 2)
-
-
-def best_ratio(sizes: Array, anchors: Tensor) -> Array:
-    """(N,) worst side ratio of each box to its best anchor; below the matching limit is good."""
-    flat = anchors.view(-1, 2).numpy()
-    ratio = sizes[:, None] / flat[None]
-    worst: Array = np.maximum(ratio, 1 / ratio).max(2).min(1)
-    return worst

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from unified.data.datamodule import DataModule
 from unified.data.prepare import prepare
 from unified.module import UnifiedModule
-from unified.run.folder import output_folder, refuse_to_overwrite
-from unified.run.report import RESULTS, report
+from unified.run.folder import output_folder, refuse_full
+from unified.run.report import report
 from unified.run.trainer import make_trainer, validate
 from unified.schema import Config, needed
 from unified.weights import read_checkpoint, rebuild
@@ -17,15 +19,15 @@ from unified.weights import read_checkpoint, rebuild
 def evaluate(config: Config) -> dict[str, Any]:
     """Every task's metrics."""
     checkpoint = needed(config.ckpt, "ckpt", "eval")
-    refuse_to_overwrite(config.out, [RESULTS])
+    rank_zero_only(refuse_full)(config.out)
     model, spec = rebuild(read_checkpoint(checkpoint), config)
     prepare(config.data)
     tasks = model.named_tasks()
     data = DataModule(config.data, config.augment, tasks, spec.spaces, None, config.seed)
     module = UnifiedModule(config, model, spec, data.val_split.sources)
     trainer = make_trainer(config.trainer)
-    scores = validate(trainer, module, data.val_dataloader())
+    scores = validate(trainer, module, data)
     if trainer.is_global_zero:
         folder = output_folder(config.out, f"{config.name}-eval")
-        report(folder, module, data.val_split, scores, {"ckpt": checkpoint})
+        report(folder, module, data.val_dataset(), scores, {"ckpt": checkpoint})
     return scores

@@ -43,3 +43,20 @@ def refuse_to_overwrite(out: str | None, names: Iterable[str]) -> None:
     for name in names:
         if out is not None and (Path(out) / name).exists():
             raise ConfigError(f"out={out} already holds {name}", "choose another folder")
+
+
+def refuse_full(out: str | None) -> None:
+    """Before work starts: files of a run do not mix with others.
+
+    Raises:
+        ConfigError: `out` is there, and is no empty folder.
+    """
+    if out is not None and Path(out).exists() and not _is_empty(Path(out)):
+        raise ConfigError(
+            f"out={out} is there already and no empty folder",
+            "choose another folder; unified train resume=RUN goes on with a run",
+        )
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and next(path.iterdir(), None) is None

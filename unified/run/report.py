@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from unified import __version__
+from unified.data.dataset import ViewDataset
 from unified.data.images import read_image
-from unified.data.split import Split
 from unified.implicit.bank import codes_of
 from unified.inference import Predictor
 from unified.module import UnifiedModule
@@ -29,7 +29,11 @@ Scores = Mapping[str, Mapping[str, float]]
 
 
 def report(
-    folder: Path, module: UnifiedModule, split: Split, scores: Scores, facts: Mapping[str, Any]
+    folder: Path,
+    module: UnifiedModule,
+    dataset: ViewDataset,
+    scores: Scores,
+    facts: Mapping[str, Any],
 ) -> None:
     """All that belongs to a scored network: files, curves, pictures, a table on the terminal."""
     config = module.config
@@ -45,7 +49,7 @@ def report(
         primary = [f"val/{name}/{metric.primary}" for name, metric in module.metrics.items()]
         plot_history(read_history(table), primary, folder / "curves.png")
     predictor = Predictor(module.model, module.data, device())
-    picture = write_comparisons(folder, predictor, split, config.min_score)
+    picture = write_comparisons(folder, predictor, dataset, config.min_score)
     print_scores(scores, f"{config.name}: {', '.join(config.task)}")
     print(f"run: {folder}\npicture: {picture}")
 
@@ -67,8 +71,11 @@ def facts_of(module: UnifiedModule) -> dict[str, Any]:
     }
 
 
-def write_comparisons(folder: Path, predictor: Predictor, split: Split, min_score: float) -> Path:
+def write_comparisons(
+    folder: Path, predictor: Predictor, dataset: ViewDataset, min_score: float
+) -> Path:
     """`predictions.jpg`: ground truth beside predictions for some validation images."""
+    split = dataset.split
     rows = np.linspace(0, len(split) - 1, min(PICTURED, len(split))).astype(int).tolist()
     truths = {task.truth.kind for task in predictor.model.named_tasks().values()}
     pictures = []
@@ -76,7 +83,8 @@ def write_comparisons(folder: Path, predictor: Predictor, split: Split, min_scor
         rgb = read_image(split.image_file(index))
         known = {kind: split.result(kind, index) for kind in sorted(truths)}
         truth = {kind: result for kind, result in known.items() if result is not None}
-        found = predictor.predict(rgb)
+        plain = dataset[(0, index)][:1]
+        (found,) = predictor.predict_inputs(dataset.collate([plain]))
         pictures.append(draw_comparison(rgb, truth, found, predictor.spaces, min_score))
     file = folder / "predictions.jpg"
     save_picture(tile(pictures, columns=2), file)

@@ -18,11 +18,10 @@ from unified.build import build
 from unified.data.datamodule import DataModule
 from unified.data.prepare import prepare
 from unified.data.split import Sources
-from unified.errors import ConfigError
 from unified.module import SCORE, UnifiedModule
 from unified.run.callbacks import RampedEMA, TrainingBatchPicture
 from unified.run.checkpoints import BEST, LAST
-from unified.run.folder import fresh_folder
+from unified.run.folder import fresh_folder, refuse_full
 from unified.run.history import History, RowBeforeCheckpoint
 from unified.run.report import report
 from unified.run.trainer import make_trainer, validate
@@ -42,7 +41,7 @@ def train(config: Config) -> dict[str, Any]:
     spec = DataSpec(config.data.image_size, sources.open)
     model = build(config, spec)
     if config.weights and not going_on:
-        start_from(config.weights, model)
+        start_from(config.weights, model, spec.spaces)
     tasks = model.named_tasks()
     data = DataModule(config.data, config.augment, tasks, spec.spaces, sources, config.seed)
     module = UnifiedModule(config, model, spec, data.val_split.sources)
@@ -57,7 +56,7 @@ def train(config: Config) -> dict[str, Any]:
     scores = _evaluate_best(trainer, module, data, best)
     if trainer.is_global_zero:
         facts = {"epochs": trainer.current_epoch, "minutes": round(minutes, 2)}
-        report(folder, module, data.val_split, scores, facts)
+        report(folder, module, data.val_dataset(), scores, facts)
     return scores
 
 
@@ -65,17 +64,13 @@ def _last_of(config: Config) -> str | None:
     """The checkpoint to go on with, if the run that is resumed has one.
 
     Raises:
-        ConfigError: a new run would lie on an older one.
+        ConfigError: a new run would lie among other files.
     """
     if config.resume:
         log.info("resuming %s", config.resume)
         last = Path(config.resume) / f"{LAST}.ckpt"
         return str(last) if last.is_file() else None
-    if config.out and _is_first() and (Path(config.out) / f"{LAST}.ckpt").is_file():
-        raise ConfigError(
-            f"out={config.out} already holds a run",
-            f"use resume={config.out} to go on, or another folder",
-        )
+    rank_zero_only(refuse_full)(config.out)
     return None
 
 
@@ -129,4 +124,4 @@ def _evaluate_best(
     module.model.load_state_dict(network_of(read_checkpoint(file)), strict=False)
     # The epochs' histories are complete; this pass belongs to none of them.
     trainer.loggers = []
-    return validate(trainer, module, data.val_dataloader())
+    return validate(trainer, module, data)

@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers.logger import Logger
 
+from unified.data.datamodule import DataModule
 from unified.errors import ConfigError
 from unified.module import UnifiedModule
 from unified.run.checkpoints import RunCheckpoints
@@ -60,9 +61,9 @@ def make_trainer(
         ) from error
 
 
-def validate(trainer: pl.Trainer, module: UnifiedModule, loader: Any) -> dict[str, Any]:
-    """Score the module as it is: task → metric → value."""
-    trainer.validate(module, loader, verbose=False)
+def validate(trainer: pl.Trainer, module: UnifiedModule, data: DataModule) -> dict[str, Any]:
+    """Score the module as it is, every process its share: task → metric → value."""
+    trainer.validate(module, datamodule=data, verbose=False)
     scores: dict[str, Any] = {}
     for name, value in trainer.callback_metrics.items():
         if name.startswith("val/"):

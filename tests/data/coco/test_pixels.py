@@ -41,6 +41,28 @@ def test_stuff_from_run_lengths_is_the_pixel_map(
         assert np.array_equal(a, b)
 
 
+def test_an_image_without_run_lengths_is_not_known(copied: Path, open_split: Callable) -> None:
+    shutil.rmtree(copied / "annotations" / "stuff_val_pixelmaps")
+    first: list[int] = []
+
+    def drop(document: dict) -> None:
+        first.append(min(row["image_id"] for row in document["annotations"]))
+        kept = [row for row in document["annotations"] if row["image_id"] not in first]
+        document["annotations"] = kept
+
+    edit(copied, "stuff_val.json", drop)
+    split = open_split(copied, "val", "pixels")
+    assert split.known("pixels").tolist() == [i != first[0] for i in split.images.ids.tolist()]
+
+
+def test_the_same_categories_must_be_things(copied: Path, open_split: Callable) -> None:
+    space = open_split(copied, "val", "segments").sources["segments"].space
+    edit(copied, "panoptic_val.json", lambda d: d["categories"][0].update(isthing=0))
+    other = open_split(copied, "val", "segments").sources["segments"].space
+    assert space.differs(space) is None
+    assert space.names[0] in space.differs(other)
+
+
 def test_stuff_without_any_pixels_is_refused(copied: Path, open_split: Callable) -> None:
     shutil.rmtree(copied / "annotations" / "stuff_val_pixelmaps")
     edit(copied, "stuff_val.json", lambda d: [row.pop("segmentation") for row in d["annotations"]])

@@ -62,7 +62,7 @@ def test_a_source_says_what_it_covers_and_reads_it(
     source.truth()
     for index in range(3):
         seen = source.read(index).seen(IDENTITY, ASKS[kind])
-        assert isinstance(seen, ASKS[kind].label)
+        assert isinstance(seen, ASKS[kind].seen)
         result = source.result(index)
         assert result.kind == kind
         json.dumps(result.plain(source.space, 0.0))

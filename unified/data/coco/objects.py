@@ -128,8 +128,12 @@ class Objects:
 
     @cached_property
     def document(self) -> dict[str, Any]:
-        """The json as it stands, for the evaluators."""
+        """The json as it stands, with what evaluators need and a file may leave out."""
         document: dict[str, Any] = json.loads(self.file.read_text())
+        for row in document["annotations"]:
+            if row.get("area") is None:
+                row["area"] = row["bbox"][2] * row["bbox"][3]
+            row.setdefault("iscrowd", 0)
         return document
 
     def truth(self) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class StuffMaps:
         if not self.folder.is_dir():
             self.table = self._read_run_lengths(document)
         self.known: Array = np.ones(len(self.images), bool)
+        if self.table is not None:
+            self.known = np.diff(self.table.first) > 0
         self.class_of = np.full(256, IGNORE, np.uint8)
         self.class_of[list(self.space.ids)] = np.arange(len(self.space))
 
