@@ -109,6 +109,10 @@ class Embedding(Task):
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(views, str) or not views:
+            raise ConfigError(
+                f"task.embedding.views={views} is no list of views", "use [strong] or [strong,weak]"
+            )
         if not data.space(ObjectAsk).identified and len(set(views)) < 2:
             raise ConfigError(
                 "task embedding: no annotation has a track_id or identity, and with one view per "

@@ -53,7 +53,7 @@ def commands(folder: Path, run_command: Command) -> dict[str, str]:
     found = COMMANDS.search(PAGE.read_text())
     assert found
     small = [
-        "data.train=train", "data.val=val", "data.image_size=64", "data.batch_size=8",
+        "data.image_size=64", "data.batch_size=8",
         "data.workers=1", "trainer.accelerator=cpu", "trainer.max_epochs=1",
         "trainer.limit_train_batches=2", "logger=none",
     ]  # fmt: skip

@@ -134,6 +134,8 @@ def _refuse_unused(raw: DictConfig) -> None:
         ConfigError: a key means nothing to the command.
     """
     for key, commands in USED_BY.items():
+        if raw[key] == "":
+            raise ConfigError(f"{key}= is empty", f"say which, or leave {key} out")
         if raw[key] is not None and raw.command not in commands:
             training = raw.command == "train" and key == "ckpt"
             raise ConfigError(
@@ -191,7 +193,7 @@ def overlay(saved: DictConfig, composed: DictConfig, overrides: list[str]) -> Di
         if part in FIXED_WITH_MODEL and not key.startswith("task."):
             raise ConfigError(
                 f"{override.input_line} cannot change a model that exists already",
-                f"leave {key} out, or train anew without resume",
+                f"leave {key} out, or train a new one",
             )
         is_group = "." not in key and isinstance(composed.get(key), DictConfig)
         value = composed[key] if is_group else override.value()

@@ -52,7 +52,8 @@ class Predictor:
         """All tasks on one image.
 
         Args:
-            image: file, PIL image, (H, W, 3) uint8 RGB array or (3, H, W) uint8 RGB tensor.
+            image: file, PIL image, (H, W, 3) uint8 RGB array or (3, H, W) uint8 RGB tensor. Files
+                are turned as the camera says; everything else is taken as it is.
 
         Returns:
             Task name → typed result (`Detections`, `Tags`, `Vectors`, …), in the image's own

@@ -52,8 +52,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
+        # What comes after its first sentence is advice to load it without safety.
+        reason = str(error).partition(".")[0] or type(error).__name__
         raise DataError(
-            f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}",
+            f"checkpoint {path} cannot be read: {reason}",
             "use another checkpoint of the run",
         ) from error
     if not isinstance(state, dict) or ABOUT not in state:
@@ -108,17 +110,26 @@ def rebuild(
     data = DataSpec(config.data.image_size, saved=state[ABOUT]["spaces"])
     model = build(config, data)
     _refuse_measured(model, config, state[ABOUT]["config"])
+    fit_exactly(state, model).load()
+    model.eval()
+    return model, data
+
+
+def fit_exactly(state: Mapping[str, Any], model: UnifiedModel) -> Fit:
+    """All of a checkpoint's network.
+
+    Raises:
+        ConfigError: the model is another one.
+    """
     fit = Fit(model, network_of(state))
     if fit.differences:
         raise ConfigError(
             f"the configuration makes another network than the checkpoint holds: "
             f"{listed(fit.differences)}",
-            "leave out the changes of layers; of task.* those of decoding, as max_detections, are "
-            "possible",
+            "leave out the changes of layers; of task.* those of loss and decoding, as "
+            "max_detections, are possible",
         )
-    fit.load()
-    model.eval()
-    return model, data
+    return fit
 
 
 def _refuse_measured(model: UnifiedModel, config: Config, saved: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import unified
 from unified.run.predict import picture_names
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -79,6 +80,15 @@ def test_the_size_of_the_input_is_honoured(
         seen.append(row["detection"])
         assert all(0 <= x <= row["width"] for found in row["detection"] for x in found["box"][::2])
     assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("shape", [(3000, 1), (1, 3000), (3000, 9)])
+def test_a_thin_picture_is_a_picture(shape: tuple[int, int], trained: Path, tmp_path: Path) -> None:
+    """At an eighth of its size, one side would be gone."""
+    file = tmp_path / "thin.jpg"
+    Image.new("RGB", shape, (200, 30, 30)).save(file)
+    found = unified.load(trained).predict(file)
+    assert set(found) == {"detection", "classification", "embedding"}
 
 
 @pytest.mark.parametrize("command", ["eval", "predict"])

@@ -82,6 +82,16 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path, make: Callable) ->
         start_from(tmp_path / "absent.ckpt", make("task=[detection]").model, {})
 
 
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
+def test_files_that_are_no_checkpoints_are_named(content: bytes, tmp_path: Path) -> None:
+    """Without torch's advice to load them unsafely."""
+    file = tmp_path / "junk.ckpt"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"junk\.ckpt cannot be read") as caught:
+        read_checkpoint(file)
+    assert "weights_only" not in str(caught.value)
+
+
 def test_anchors_stay_those_of_the_data_at_hand(trained: Path, make: Callable) -> None:
     """They are measured, not learnt: at twice the size of the inputs they are twice as large."""
     made = make("task=[detection]", "data.image_size=128")
@@ -112,6 +122,11 @@ def test_weights_for_other_classes_are_refused(
     ("overrides", "culprit"),
     [
         (["task.stuff.view=gentle"], "gentle"),
+        (["task.stuff.view=[strong,weak]"], "strong"),
+        (["task=[detection,embedding]", "task.embedding.views=strong"], "list of views"),
+        (["task=[detection,embedding]", "task.embedding.views=[]"], "list of views"),
+        (["data.sources.pixels=os.system"], "no reader of pixels"),
+        (["data.sources.pixels=unified.data.coco.objects.Objects"], "no reader of pixels"),
         (["task=[detection,embedding]", "task.embedding.views=[strong,weak]", "data.batch_size=1"],
          "data.batch_size=1"),
     ],
@@ -165,6 +180,7 @@ def test_training_starts_from_weights(
         (["train", "resume=RUN", "weights=RUN"], "its own weights", "weights"),
         (["train", "resume=RUN", "out=x"], "its own folder", "out"),
         (["train", "weights=absent"], "absent", "best.ckpt"),
+        (["train", "weights="], "weights= is empty", "leave weights out"),
         (["eval", "weights=RUN"], "eval does not use weights", "train"),
         (["predict", "resume=RUN", "source=x"], "predict does not use resume", "train"),
         (["info", "out=x"], "info does not use out", "eval"),
@@ -182,6 +198,25 @@ def test_nothing_that_is_said_is_ignored(
     assert culprit in refused.stderr
     assert fix in refused.stderr.split("fix:")[1]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "culprit"),
+    [
+        ("task.embedding.dim=32", "tasks.embedding.head"),
+        ("optim=sgd", "optim.name=sgd"),
+    ],
+)
+def test_a_resume_that_is_refused_leaves_the_run_as_it_was(
+    override: str, culprit: str, trained: Path, run_command: Command, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    before = {file: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    refused = run_command("train", f"resume={run}", override, cwd=tmp_path, check=False)
+    assert refused.returncode == 2
+    assert culprit in refused.stderr
+    assert {file: file.read_bytes() for file in run.iterdir() if file.is_file()} == before
 
 
 def test_best_is_for_use_and_last_to_go_on_with(trained: Path) -> None:

@@ -68,7 +68,7 @@ class DataModule(pl.LightningDataModule):
         for asks in (self.asks, self.checks):
             Collate(asks, self.config.image_size)  # refuses asks that do not agree
         for ask in (*self.asks, *self.checks):
-            if ask.view not in (PLAIN, *self.augment):
+            if not isinstance(ask.view, str) or ask.view not in (PLAIN, *self.augment):
                 raise ConfigError(
                     f"a task asks for the view {ask.view!r} of {ask.kind}, which augment does not "
                     "describe",

@@ -42,8 +42,10 @@ def read_image(file: Path, scale: float = 1.0, upright: bool = False) -> Array:
         raise DataError(f"image {file} cannot be read: {error.strerror}", _FIX) from error
     if not _ends_well(data[:2], data[-12:]):
         _decode_strictly(data, file)
-    flags = _REDUCED[reduction(scale)] | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    turned = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+    image = _decode(data, _REDUCED[reduction(scale)] | turned)
+    if image is None:  # the shorter side may have shrunk to nothing
+        image = _decode(data, cv2.IMREAD_COLOR | turned)
     if image is None:
         raise DataError(f"image {file} is not an image that can be decoded", _FIX)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -69,8 +71,10 @@ def draw_file(
     """
     height, width = size
     image = read_image(file, float(np.sqrt(abs(np.linalg.det(matrix[:, :2])))), upright)
-    factor = np.array([width / image.shape[1], height / image.shape[0]])
-    if abs(factor[0] / factor[1] - 1) > 0.1 or factor.min() < 0.9:
+    shrunk = max(size) / max(image.shape[:2])  # a decoder rounds the shorter side
+    rows, columns = image.shape[:2]
+    off = [abs(n - m / shrunk) > 1 + 0.1 * n for n, m in ((rows, height), (columns, width))]
+    if shrunk < 0.9 or any(off):
         raise DataError(
             f"image {file} is not the {width}×{height} pixels that the json says",
             "correct width and height in the json, or undo the rotation of the file",
@@ -129,6 +133,13 @@ def check_image_files(files: list[Path]) -> None:
         raise DataError(
             f"{len(broken)} of {len(files)} images are unusable, first: {first.problem}", _FIX
         )
+
+
+def _decode(data: bytes, flags: int) -> Array | None:
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:
+        return None
 
 
 def _ends_well(head: bytes, tail: bytes) -> bool:

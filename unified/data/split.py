@@ -18,6 +18,8 @@ from unified.kinds.kind import Images, Label, Source, Space
 class Reader(Protocol):
     """A class that reads one kind: called with `Sources`, it gives the source."""
 
+    kind: str
+
     def __call__(self, sources: Sources) -> Source: ...
 
     def json(self, sources: Sources) -> Path:
@@ -82,12 +84,12 @@ class Sources:
                 f"nobody reads {kind} labels: data.sources names {', '.join(config.sources)}",
                 f"name a class that does: data.sources.{kind}=module.Class",
             )
-        reader: Reader = class_at(f"data.sources.{kind}", config.sources[kind])
+        reader = _reader_at(f"data.sources.{kind}", config.sources[kind], kind)
         file = reader.json(self)
         if file.is_file():
             return reader
         if config.derive and kind in config.derived:
-            derived: Reader = class_at(f"data.derived.{kind}", config.derived[kind])
+            derived = _reader_at(f"data.derived.{kind}", config.derived[kind], kind)
             file = derived.json(self)
             if file.is_file():
                 return derived
@@ -96,6 +98,21 @@ class Sources:
             "add the file, check data.train and data.val, set data.derive=true where others "
             "tell as much, or leave out the tasks that need it: task=[…]",
         )
+
+
+def _reader_at(key: str, name: str, kind: str) -> Reader:
+    """The class that the configuration names.
+
+    Raises:
+        ConfigError: it reads another kind, or nothing.
+    """
+    reader: Reader = class_at(key, name)
+    if getattr(reader, "kind", None) != kind or not hasattr(reader, "json"):
+        raise ConfigError(
+            f"{key}={name} is no reader of {kind}",
+            f"name a class that is: its kind is {kind!r}, and json says where its file is",
+        )
+    return reader
 
 
 class Split:

@@ -52,6 +52,17 @@ class RampedEMA(WeightAveraging):
             super().on_validation_epoch_end(trainer, pl_module)
 
 
+class SavedConfig(Callback):
+    """`config.yaml`, when training begins: one that is refused leaves an older run as it was."""
+
+    def __init__(self, file: Path, text: str) -> None:
+        self.file, self.text = file, text
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.file.write_text(self.text)
+
+
 class TrainingBatchPicture(Callback):
     """`train_batch.jpg`: the first batch of a run as the network sees it."""
 

@@ -18,8 +18,10 @@ from unified.build import build
 from unified.data.datamodule import DataModule
 from unified.data.prepare import prepare
 from unified.data.split import Sources
+from unified.errors import ConfigError
+from unified.model import UnifiedModel
 from unified.module import SCORE, UnifiedModule
-from unified.run.callbacks import RampedEMA, TrainingBatchPicture
+from unified.run.callbacks import RampedEMA, SavedConfig, TrainingBatchPicture
 from unified.run.checkpoints import BEST, LAST
 from unified.run.folder import fresh_folder, refuse_full
 from unified.run.history import History, RowBeforeCheckpoint
@@ -27,7 +29,7 @@ from unified.run.report import report
 from unified.run.trainer import make_trainer, validate
 from unified.schema import Config
 from unified.task import DataSpec
-from unified.weights import network_of, read_checkpoint, start_from
+from unified.weights import ABOUT, fit_exactly, network_of, read_checkpoint, start_from
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +42,14 @@ def train(config: Config) -> dict[str, Any]:
     sources = Sources(config.data, config.data.train)
     spec = DataSpec(config.data.image_size, sources.open)
     model = build(config, spec)
-    if config.weights and not going_on:
+    if going_on:
+        _refuse_another(read_checkpoint(going_on), config, model)
+    elif config.weights:
         start_from(config.weights, model, spec.spaces)
     tasks = model.named_tasks()
     data = DataModule(config.data, config.augment, tasks, spec.spaces, sources, config.seed)
     module = UnifiedModule(config, model, spec, data.val_split.sources)
     folder = _run_folder(config)
-    _write_config(folder, config)
     history = History(folder)
     best, callbacks = _callbacks(folder, config, spec, history)
     trainer = make_trainer(config.trainer, callbacks, [history, *_loggers(folder, config)])
@@ -74,6 +77,17 @@ def _last_of(config: Config) -> str | None:
     return None
 
 
+def _refuse_another(state: dict[str, Any], config: Config, model: UnifiedModel) -> None:
+    """What the state of a training belongs to cannot change on the way."""
+    fit_exactly(state, model)
+    name = state[ABOUT]["config"]["optim"]["name"]
+    if config.optim.name != name:
+        raise ConfigError(
+            f"optim.name={config.optim.name} cannot go on with the state of {name}",
+            "leave optim out, or start a new run with weights=RUN",
+        )
+
+
 def _run_folder(config: Config) -> Path:
     """Where the run lives; only the first process makes it, and Lightning tells the others."""
     given = config.resume or config.out
@@ -88,11 +102,6 @@ def _is_first() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-@rank_zero_only
-def _write_config(folder: Path, config: Config) -> None:
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
-
-
 def _callbacks(
     folder: Path, config: Config, spec: DataSpec, history: History
 ) -> tuple[ModelCheckpoint, list[pl.Callback]]:
@@ -102,6 +111,7 @@ def _callbacks(
         best,
         last,
         RowBeforeCheckpoint(history),
+        SavedConfig(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config))),
         TrainingBatchPicture(folder, spec.spaces),
     ]
     if config.optim.ema_decay > 0:

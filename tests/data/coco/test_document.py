@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from unified.data.coco.document import Category, Document
 from unified.data.coco.objects import FIX, Annotation
+from unified.data.coco.segments import Annotation as PanopticAnnotation
 from unified.errors import DataError
 
 IMAGES = [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 6}]
@@ -107,6 +108,7 @@ def refusal(tmp_path: Path, name: str, entry: type, row: Any) -> str:
         ({"segmentation": [0, 0, 4, 0, 4, 4]}, "`segmentation[0]`"),
         ({"iscrowd": "no"}, "`iscrowd`"),
         ({"area": "large"}, "`area`"),
+        ({"area": -5}, "`area`"),
         ({"track_id": "anna"}, "`track_id`"),
     ],
 )
@@ -162,3 +164,25 @@ def test_lvis_names_its_images_by_url(tmp_path: Path) -> None:
     row = {"id": 1, "height": 4, "width": 6, "coco_url": "http://images/val2017/000001.jpg"}
     file.write_text(json.dumps({"images": [row], "annotations": [], "categories": []}))
     assert Document(file).images().names.text(0) == "000001.jpg"
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../b.jpg", "a/../../b.jpg"])
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    """Of images, and of panoptic PNGs, beside which results would be written."""
+    file = tmp_path / "wrong.json"
+    image = IMAGES[0] | {"file_name": name}
+    annotation = {"image_id": 1, "file_name": name, "segments_info": []}
+    lists = {"images": [image], "annotations": [annotation], "categories": []}
+    file.write_text(json.dumps(lists))
+    with pytest.raises(DataError, match=r"images\[0\].*inside of the folder"):
+        Document(file).images()
+    with pytest.raises(DataError, match=r"annotations\[0\].*inside of the folder"):
+        list(Document(file).entries("annotations", PanopticAnnotation, FIX))
+
+
+def test_a_text_that_is_no_utf8_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.json"
+    lists = {"images": IMAGES, "annotations": [], "categories": [{"id": 1, "name": "X"}]}
+    file.write_bytes(json.dumps(lists).encode().replace(b"X", "café".encode("latin-1")))
+    with pytest.raises(DataError, match=r"wrong\.json"):
+        Document(file).categories(Category)

@@ -10,7 +10,7 @@ import json
 import mmap
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import msgspec
@@ -37,6 +37,13 @@ class Image(msgspec.Struct):
             raise ValueError(f"Expected a size, got width {self.width} and height {self.height}")
         if not (self.file_name or self.coco_url):
             raise ValueError("Object missing required field `file_name`")
+        check_name(self.file_name or "")
+
+
+def check_name(name: str) -> None:
+    """Refuse names that lead out of the folder they belong to."""
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise ValueError(f"Expected a name inside of the folder, got `{name}` - at `$.file_name`")
 
 
 class Category(msgspec.Struct):
@@ -92,7 +99,7 @@ class Document:
         for index, raw in enumerate(getattr(self._lists, name) or ()):
             try:
                 yield decoder.decode(raw)
-            except (msgspec.DecodeError, RecursionError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 subject = f"{name}[{index}]{_identify(raw)}"
                 raise DataError(f"{self.path}: {subject}: {_plain(error)}", fix) from error
 

@@ -62,6 +62,8 @@ class Annotation(msgspec.Struct):
 
     def __post_init__(self) -> None:
         check_box(self.bbox)
+        if self.area is not None and not self.area >= 0:
+            raise ValueError(f"Expected an area of 0 or more, got {self.area} - at `$.area`")
         if isinstance(self.segmentation, list):
             for index, ring in enumerate(self.segmentation):
                 if len(ring) % 2:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from unified.arrays import IGNORE, Array, Ragged
-from unified.data.coco.document import Document
+from unified.data.coco.document import Document, check_name
 from unified.data.coco.objects import check_box
 from unified.data.coco.png import read_colours
 from unified.data.coco.table import Table, TableBuilder
@@ -54,6 +54,9 @@ class Annotation(msgspec.Struct):
     image_id: int
     file_name: str
     segments_info: list[Segment]
+
+    def __post_init__(self) -> None:
+        check_name(self.file_name)
 
 
 class PanopticCategory(msgspec.Struct):
