@@ -5,10 +5,13 @@ python tests/bench/segmentation.py
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from results import REAL, ROOT, evaluate, table, train, write
+
+from unified.run.history import read_history
 
 RUNS = ROOT / "runs" / "segmentation"
 SHAPES = [
@@ -58,6 +61,18 @@ def command(overrides: list[str]) -> str:
     return f"```\nunified train {shown}\n```"
 
 
+def rise(run: Path) -> str:
+    """Whether a run had learnt all that it could."""
+    rows = [row for row in read_history(run / "metrics.csv") if "val/detection/AP" in row]
+    steps = ", ".join(f"{100 * r['val/detection/AP']:.1f} after {r['epoch'] + 1:.0f}" for r in rows)
+    small, medium, large = (100 * rows[-1][f"val/detection/AP{size}"] for size in "sml")
+    return (
+        f"Box AP on the learnt images of coco128 by epochs: {steps}. Large objects are learnt "
+        f"({large:.1f}), medium ones mostly ({medium:.1f}), small ones hardly ({small:.1f}): at "
+        "256 px they are smaller than 13 pixels."
+    )
+
+
 def main() -> None:
     shapes = train(RUNS / "shapes", *SHAPES)
     learnt = train(RUNS / "coco128", *COCO128)
@@ -69,7 +84,7 @@ def main() -> None:
     ]
     with Image.open(RUNS / "shapes" / "predictions.jpg") as picture:
         upper = picture.crop((0, 0, picture.width, picture.height // 2))
-        upper.save(ROOT / "docs" / "images" / "segmentation.jpg", quality=85)
+        upper.save(ROOT / "docs" / "images" / "segmentation.jpg", quality=75, optimize=True)
     write(
         "segmentation",
         "Segmentation on generated and real images",
@@ -80,6 +95,7 @@ def main() -> None:
             "the other images show what a hundred images teach. coco128 has panoptic labels only; "
             "objects, masks and stuff are derived from them, for the truth as for the targets.",
             table(["data", *(c[0] for c in COLUMNS), "epochs", "minutes"], rows),
+            rise(RUNS / "coco128"),
             *(command(overrides) for overrides in (SHAPES, COCO128)),
         ],
     )
