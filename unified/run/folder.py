@@ -54,7 +54,7 @@ def refuse_full(out: str | None) -> None:
     if out is not None and Path(out).exists() and not _is_empty(Path(out)):
         raise ConfigError(
             f"out={out} is there already and no empty folder",
-            "choose another folder; unified train resume=RUN goes on with a run",
+            f"choose another folder; a run that is there goes on with unified train resume={out}",
         )
 
 
