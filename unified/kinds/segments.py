@@ -31,7 +31,7 @@ class SegmentSpace(Categories):
     def differs(self, other: SegmentSpace) -> str | None:  # type: ignore[override]
         if self.ids == other.ids and self.names == other.names and self.things != other.things:
             pairs = zip(self.names, self.things, other.things, strict=True)
-            return f"things here and stuff there: {[n for n, a, b in pairs if a != b][:5]}"
+            return f"things in one, stuff in the other: {[n for n, a, b in pairs if a != b][:5]}"
         return super().differs(other)
 
 
