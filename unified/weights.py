@@ -109,18 +109,18 @@ def rebuild(
     config = config or config_of(state)
     data = DataSpec(config.data.image_size, saved=state[ABOUT]["spaces"])
     model = build(config, data)
-    _refuse_measured(model, config, state[ABOUT]["config"])
-    fit_exactly(state, model).load()
+    fit_exactly(state, model, config).load()
     model.eval()
     return model, data
 
 
-def fit_exactly(state: Mapping[str, Any], model: UnifiedModel) -> Fit:
-    """All of a checkpoint's network.
+def fit_exactly(state: Mapping[str, Any], model: UnifiedModel, config: Config) -> Fit:
+    """All of a checkpoint's network, for a model that was built by a configuration.
 
     Raises:
         ConfigError: the model is another one.
     """
+    _refuse_measured(model, config, state[ABOUT]["config"])
     fit = Fit(model, network_of(state))
     if fit.differences:
         raise ConfigError(
@@ -136,7 +136,7 @@ def _refuse_measured(model: UnifiedModel, config: Config, saved: Mapping[str, An
     """What was measured on the training data cannot be said anew of a trained network."""
     for name, task in model.named_tasks().items():
         for key in task.measured:
-            if config.task[name].get(key) != saved["task"][name].get(key):
+            if config.task[name].get(key) != saved["task"].get(name, {}).get(key):
                 raise ConfigError(
                     f"task.{name}.{key} cannot change a network that is trained: it has its own",
                     f"leave task.{name}.{key} out",

@@ -204,6 +204,7 @@ def test_nothing_that_is_said_is_ignored(
     ("override", "culprit"),
     [
         ("task.embedding.dim=32", "tasks.embedding.head"),
+        ("task.detection.anchors=[[[8,8]],[[16,16]],[[32,32]]]", "task.detection.anchors"),
         ("optim=sgd", "optim.name=sgd"),
     ],
 )

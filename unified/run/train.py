@@ -79,7 +79,7 @@ def _last_of(config: Config) -> str | None:
 
 def _refuse_another(state: dict[str, Any], config: Config, model: UnifiedModel) -> None:
     """What the state of a training belongs to cannot change on the way."""
-    fit_exactly(state, model)
+    fit_exactly(state, model, config)
     name = state[ABOUT]["config"]["optim"]["name"]
     if config.optim.name != name:
         raise ConfigError(
