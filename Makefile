@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint bench clean
+.PHONY: help setup train test lint fuzz bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ lint: $(READY) ## fix what can be fixed, then check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/mypy
+
+fuzz: $(READY) ## feed bad and unusual inputs to every command (half an hour)
+	$(BIN)/python tests/fuzz
 
 bench: $(READY) ## the measurements of docs/results, one after the other (hours on two cores)
 	$(BIN)/python tests/bench

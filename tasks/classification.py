@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from heads.classification import ClassificationHead
 from unified.batch import Batch
-from unified.errors import ConfigError
+from unified.bounds import Count, Name, NonNegative, Share
 from unified.kinds.kind import STRONG
 from unified.kinds.objects import ObjectAsk, ObjectSource, ObjectTargets
 from unified.kinds.tags import Tags
@@ -35,30 +36,23 @@ class Classification(Task):
 
     name = "classification"
     truth = ObjectAsk
+    losses = ("category",)
 
     def __init__(
         self,
         features: FeatureSpec,
         data: DataSpec,
-        width: int = 64,
-        classifier: str = "codes",
-        dim: int = 128,
-        loss_kind: str = "asymmetric",
-        gamma_pos: float = 0.0,
-        gamma_neg: float = 2.0,
-        clip: float = 0.05,
-        view: str = STRONG,
-        loss_weights: Mapping[str, float] | None = None,
+        width: Count = 64,
+        classifier: Literal["codes", "linear"] = "codes",
+        dim: Count = 128,
+        loss_kind: Literal["asymmetric", "bce"] = "asymmetric",
+        gamma_pos: NonNegative = 0.0,
+        gamma_neg: NonNegative = 2.0,
+        clip: Share = 0.05,
+        view: Name = STRONG,
+        loss_weights: Mapping[str, NonNegative] | None = None,
     ) -> None:
         super().__init__()
-        for key, value, choices in (
-            ("classifier", classifier, ("codes", "linear")),
-            ("loss_kind", loss_kind, ("asymmetric", "bce")),
-        ):
-            if value not in choices:
-                raise ConfigError(
-                    f"task.classification.{key}={value} is unknown", f"use {' or '.join(choices)}"
-                )
         self.asks = (ObjectAsk(view),)
         classes = len(data.space(ObjectAsk))
         self.head = ClassificationHead(features, classes, width, classifier, dim)

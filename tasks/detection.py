@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import complete_box_iou_loss
 
 from heads.detection import DetectionHead
 from unified.batch import Batch
+from unified.bounds import Count, Name, NonNegative, Positive, Share
 from unified.errors import ConfigError
 from unified.kinds.kind import STRONG
 from unified.kinds.objects import Detections, ObjectAsk, ObjectSource, ObjectTargets
@@ -23,6 +26,7 @@ from unified.trunks.features import FeatureSpec
 
 REFERENCE_SIZE = 640
 REFERENCE_CLASSES = 80
+Ratio = Annotated[float, Meta(gt=1)]
 
 
 class Detection(Task):
@@ -53,23 +57,24 @@ class Detection(Task):
     publishes = (Anchors, Matches, Kept)
     truth = ObjectAsk
     measured = ("anchors",)
+    losses = ("box", "objectness", "category")
 
     def __init__(
         self,
         features: FeatureSpec,
         data: DataSpec,
-        anchors: str | Sequence[Sequence[Sequence[float]]] = "auto",
-        per_level: int = 3,
-        expansion: float = 2.0,
-        max_ratio: float = 4.0,
-        level_balance: Sequence[float] = (4.0, 1.0, 0.4),
-        min_score: float = 0.001,
-        max_candidates: int = 3000,
-        nms_iou: float = 0.65,
-        max_detections: int = 100,
-        evaluator: str = "faster",
-        view: str = STRONG,
-        loss_weights: Mapping[str, float] | None = None,
+        anchors: str | Sequence[Sequence[Sequence[Positive]]] = "auto",
+        per_level: Count = 3,
+        expansion: Positive = 2.0,
+        max_ratio: Ratio = 4.0,
+        level_balance: Sequence[NonNegative] = (4.0, 1.0, 0.4),
+        min_score: Share = 0.001,
+        max_candidates: Count = 3000,
+        nms_iou: Share = 0.65,
+        max_detections: Count = 100,
+        evaluator: Literal["faster", "pycocotools"] = "faster",
+        view: Name = STRONG,
+        loss_weights: Mapping[str, NonNegative] | None = None,
     ) -> None:
         super().__init__()
         self.asks = (ObjectAsk(view),)
@@ -118,9 +123,7 @@ class Detection(Task):
             parts.append(self._level_loss(raw, match, rows[match.target], targets, index))
         losses = {
             name: Mean(*(torch.stack(sums) for sums in zip(*own, strict=True)))
-            for name, own in zip(
-                ("box", "objectness", "category"), zip(*parts, strict=True), strict=True
-            )
+            for name, own in zip(self.losses, zip(*parts, strict=True), strict=True)
         }
         return losses, Matches.of_levels(found, rows, self.levels)
 

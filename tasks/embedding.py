@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from heads.embedding import EmbeddingHead
 from unified.batch import Batch
+from unified.bounds import Count, Name, NonNegative, Positive, Whole
 from unified.errors import ConfigError
 from unified.kinds.kind import STRONG, Source
 from unified.kinds.objects import ObjectAsk, ObjectTargets
@@ -94,34 +97,27 @@ class Embedding(Task):
     name = "embedding"
     requires = (Kept,)
     truth = ObjectAsk
+    losses = ("contrast",)
 
     def __init__(
         self,
         features: FeatureSpec,
         data: DataSpec,
-        views: Sequence[str] = (STRONG,),
-        width: int = 64,
-        dim: int = 64,
-        core: float = 0.4,
-        temperature: float = 0.1,
-        memory: int = 2048,
-        max_vectors: int = 1024,
-        loss_weights: Mapping[str, float] | None = None,
+        views: Annotated[Sequence[Name], Meta(min_length=1)] = (STRONG,),
+        width: Count = 64,
+        dim: Count = 64,
+        core: Annotated[float, Meta(gt=0, le=1)] = 0.4,
+        temperature: Positive = 0.1,
+        memory: Whole = 2048,
+        max_vectors: Count = 1024,
+        loss_weights: Mapping[str, NonNegative] | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(views, str) or not views:
-            raise ConfigError(
-                f"task.embedding.views={views} is no list of views", "use [strong] or [strong,weak]"
-            )
         if not data.space(ObjectAsk).identified and len(set(views)) < 2:
             raise ConfigError(
                 "task embedding: no annotation has a track_id or identity, and with one view per "
                 "image no object has a partner",
                 "set task.embedding.views=[strong,weak], or add track_id to the annotations",
-            )
-        if not 0 < core <= 1:
-            raise ConfigError(
-                f"task.embedding.core={core} is no share of a box", "use 0 < core ≤ 1"
             )
         self.asks = tuple(ObjectAsk(view) for view in views)
         # In validation the image itself takes the place of the first view.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from torch import Tensor
 
 from heads.instance import InstanceHead
 from unified.batch import Batch
+from unified.bounds import Count, Name, NonNegative
 from unified.kinds.kind import STRONG, Source
 from unified.kinds.masks import MaskAsk, Masks, MaskTargets
 from unified.kinds.objects import ObjectAsk, ObjectTargets, find_objects
@@ -40,18 +42,19 @@ class Instance(Task):
     requires = (Anchors, Matches, Kept)
     publishes = (MaskParts,)
     truth = MaskAsk
+    losses = ("mask",)
 
     def __init__(
         self,
         features: FeatureSpec,
         data: DataSpec,
         upstream: Upstream,
-        prototypes: int = 32,
-        width: int = 64,
-        grid: int = 28,
-        evaluator: str = "faster",
-        view: str = STRONG,
-        loss_weights: Mapping[str, float] | None = None,
+        prototypes: Count = 32,
+        width: Count = 64,
+        grid: Count = 28,
+        evaluator: Literal["faster", "pycocotools"] = "faster",
+        view: Name = STRONG,
+        loss_weights: Mapping[str, NonNegative] | None = None,
     ) -> None:
         super().__init__()
         data.space(MaskAsk)  # refused where there are none

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from heads.semantic import SemanticHead
 from unified.batch import Batch
+from unified.bounds import Count, Name, NonNegative, Share
 from unified.errors import DataError
 from unified.kinds.kind import STRONG, Categories, Source
 from unified.kinds.objects import ObjectAsk
@@ -18,7 +19,7 @@ from unified.ops.boxes import to_original
 from unified.ops.dense import Kept
 from unified.ops.masks import MaskParts
 from unified.ops.panoptic import fuse_segments
-from unified.ops.pixels import PixelLogits, focus_of, segmentation_losses
+from unified.ops.pixels import PixelLogits, PixelLoss, focus_of, segmentation_losses
 from unified.task import DataSpec, Losses, Metric, Task, Upstream
 from unified.trunks.features import FeatureSpec
 
@@ -43,6 +44,7 @@ class Panoptic(Task):
     name = "panoptic"
     requires = (Kept, MaskParts, PixelLogits)
     truth = SegmentAsk
+    losses = ("pixel", "dice")
 
     things: Tensor
     class_of_object: Tensor
@@ -51,14 +53,14 @@ class Panoptic(Task):
         self,
         features: FeatureSpec,
         data: DataSpec,
-        width: int = 64,
-        loss_kind: str = "cross_entropy",
-        gamma: float = 2.0,
-        min_score: float = 0.3,
-        min_visible: float = 0.5,
-        min_stuff: float = 0.005,
-        view: str = STRONG,
-        loss_weights: Mapping[str, float] | None = None,
+        width: Count = 64,
+        loss_kind: PixelLoss = "cross_entropy",
+        gamma: NonNegative = 2.0,
+        min_score: Share = 0.3,
+        min_visible: Share = 0.5,
+        min_stuff: Share = 0.005,
+        view: Name = STRONG,
+        loss_weights: Mapping[str, NonNegative] | None = None,
     ) -> None:
         super().__init__()
         space: SegmentSpace = data.space(SegmentAsk)

@@ -8,9 +8,16 @@ from torch import Tensor
 
 from heads.semantic import SemanticHead
 from unified.batch import Batch
+from unified.bounds import Count, Name, NonNegative
 from unified.kinds.kind import STRONG, Source
 from unified.kinds.pixels import PixelAsk, PixelClasses, PixelTargets
-from unified.ops.pixels import PixelLogits, classes_at_original, focus_of, segmentation_losses
+from unified.ops.pixels import (
+    PixelLogits,
+    PixelLoss,
+    classes_at_original,
+    focus_of,
+    segmentation_losses,
+)
 from unified.task import DataSpec, Losses, Metric, Task, Upstream
 from unified.trunks.features import FeatureSpec
 
@@ -32,16 +39,17 @@ class Stuff(Task):
     name = "stuff"
     publishes = (PixelLogits,)
     truth = PixelAsk
+    losses = ("pixel", "dice")
 
     def __init__(
         self,
         features: FeatureSpec,
         data: DataSpec,
-        width: int = 64,
-        loss_kind: str = "cross_entropy",
-        gamma: float = 2.0,
-        view: str = STRONG,
-        loss_weights: Mapping[str, float] | None = None,
+        width: Count = 64,
+        loss_kind: PixelLoss = "cross_entropy",
+        gamma: NonNegative = 2.0,
+        view: Name = STRONG,
+        loss_weights: Mapping[str, NonNegative] | None = None,
     ) -> None:
         super().__init__()
         self.head = SemanticHead(features, len(data.space(PixelAsk)), width)

@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from unified.batch import Batch
+from unified.bounds import checked
 from unified.build import build
 from unified.data.config import DataConfig
 from unified.data.datamodule import DataModule
@@ -100,7 +101,7 @@ def open_sources() -> Callable[..., Sources]:
 
     def construct(root: Path, split: str, derive: bool = False) -> Sources:
         data = compose_raw("data=coco", f"data.root={root}", f"data.derive={derive}").data
-        return Sources(OmegaConf.to_object(OmegaConf.merge(DataConfig, data)), split)
+        return Sources(checked("data", OmegaConf.to_container(data), DataConfig), split)
 
     return construct
 

@@ -22,9 +22,10 @@ ALLOWED = {
     "conf": set(),
 }
 FLOORS = (
-    "errors", "arrays", "classes", "rle", "view", "canvas", "slots", "kinds", "batch", "task",
-    "implicit", "trunks", "ops", "model", "metrics", "data", "weighting", "guard", "schema",
-    "build", "weights", "module", "inference", "run", "cli",
+    "errors", "files", "bounds", "trust", "arrays", "classes", "rle", "view", "canvas", "slots",
+    "kinds", "batch", "task", "implicit", "trunks", "ops", "model", "metrics", "data",
+    "weighting", "guard", "means", "schema", "build", "weights", "module", "inference", "run",
+    "cli",
 )  # fmt: skip
 """Rooms of `unified`, from the top; each imports what stands above it."""
 READERS = ("kinds", "data/coco", "data/shapes", "metrics")

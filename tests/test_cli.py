@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import math
-import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -237,6 +232,10 @@ def test_info_shows_the_official_totals(
     assert "2,557" in said.stdout
 
 
+def test_the_version_is_said(run_command: Command, tmp_path: Path) -> None:
+    assert run_command("--version", cwd=tmp_path).stdout.startswith("unified 0.")
+
+
 def test_help_shows_commands_groups_and_examples(run_command: Command, tmp_path: Path) -> None:
     top = run_command("--help", cwd=tmp_path).stdout
     for command in ("train", "eval", "predict", "info"):
@@ -262,50 +261,6 @@ def test_experiments_are_the_papers_arms(make, experiment: str, tasks: set, code
     made = make(f"experiment={experiment}")
     assert set(made.tasks) == tasks
     assert bool(list(codes_of(made.model))) == codes
-
-
-def test_a_killed_run_resumes_and_finishes(
-    shapes: Path, small: list[str], run_command: Command, tmp_path: Path
-) -> None:
-    """SIGKILL in the middle of the second epoch; the resumed run ends as the undisturbed one."""
-    run = [
-        "train",
-        *small,
-        "trainer.max_epochs=3",
-        "augment=none",
-        "logger=none",
-        "data.batch_size=2",
-    ]
-    run_command(*run, "out=whole", cwd=tmp_path)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "unified.cli", *run, "out=killed"],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
-    )  # fmt: skip
-    last = tmp_path / "killed" / "last.ckpt"
-    deadline = time.monotonic() + 300
-    while not last.is_file():
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "killed" / "results.json").exists()
-    assert torch.load(last, weights_only=True)["epoch"] < 2
-
-    run_command("train", "resume=killed", cwd=tmp_path)
-    rows = {}
-    for name in ("whole", "killed"):
-        with (tmp_path / name / "metrics.csv").open() as file:
-            rows[name] = list(csv.DictReader(file))
-        assert [row["epoch"] for row in rows[name]] == ["0", "1", "2"]
-    whole, resumed = (float(rows[n][-1]["train/loss"]) for n in ("whole", "killed"))
-    assert math.isclose(whole, resumed, rel_tol=1e-3)
-    weights = [
-        torch.load(tmp_path / n / "last.ckpt", weights_only=True)["state_dict"] for n in rows
-    ]
-    for key, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][key], rtol=1e-3, atol=1e-4)
 
 
 def test_resume_goes_on_with_more_epochs_and_refuses_another_model(
@@ -344,7 +299,7 @@ def test_plain_ddp_on_two_processes(
         (["task=[detection,poetry]"], "poetry", "classification"),
         (["implicit.refine=concat"], "implicit.refine=concat", "mul"),
         (["task=[embedding]"], "task embedding requires", "task=[detection,embedding]"),
-        (["optim.lr=fast"], "optim.lr", "--cfg job"),
+        (["optim.lr=fast"], "optim.lr=fast", "float"),
         (["optim.speed=3"], "optim.speed", "+optim.speed=3"),
         (["trainer.max_epoch=3"], "max_epoch", "+trainer.max_epoch=3"),
         (["+trainer.no_such_argument=3"], "no_such_argument", "Trainer"),
@@ -472,3 +427,89 @@ def test_options_may_stand_anywhere_among_overrides(
     arguments[place:place] = ["--config-dir", "own"]
     done = run_command("info", *arguments, cwd=tmp_path)
     assert "head.stuff" in done.stdout
+
+
+NAMES = (
+    "IMG (1).jpg",
+    "it's.jpg",
+    "a=b.jpg",
+    "a[1].jpg",
+    "Größe 東京.jpg",
+    "a,b c.jpg",
+    "a\\b.jpg",
+)
+
+
+def test_paths_may_hold_any_characters(
+    trained: Path, shapes: Path, run_command: Callable, tmp_path: Path
+) -> None:
+    """Hydra's grammar is not the user's business; the home folder is where `~` says."""
+    photo = next((shapes / "val").glob("*.jpg"))
+    for index, name in enumerate(NAMES):
+        shutil.copy(photo, tmp_path / name)
+        source = name if index else f"~/{name}"
+        run_command(
+            "predict", f"ckpt={trained}", f"source={source}", f"out=out {index} (x)", cwd=tmp_path,
+            HOME=str(tmp_path),
+        )  # fmt: skip
+        (row,) = json.loads((tmp_path / f"out {index} (x)" / "predictions.json").read_text())
+        assert Path(row["file"]).name == name
+
+
+def test_a_sweep_goes_on_when_a_job_fails_and_ends_with_a_table(
+    small: list[str], run_command: Callable, tmp_path: Path
+) -> None:
+    swept = run_command(
+        "train", "-m", "task.detection.per_level=3,0", "experiment=det", *small, "trainer=smoke",
+        "logger=none", "trainer.max_epochs=1", cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert swept.returncode == 1
+    assert "task.detection.per_level=0" in swept.stderr.split("error:")[1]
+    rows = swept.stdout.rsplit("detection AP", 1)[1].splitlines()
+    assert any("task.detection.per_level=3" in row and "0." in row for row in rows)
+    assert any("task.detection.per_level=0" in row and "failed" in row for row in rows)
+
+
+def test_an_error_that_a_worker_finds_is_one_message(
+    small: list[str], shapes: Path, run_command: Callable, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    victim = sorted((root / "train").glob("*.jpg"))[3]
+    victim.write_bytes(victim.read_bytes()[:-300])
+    refused = run_command(
+        "train", *small, f"data.root={root}", "data.check=false", "data.workers=2",
+        "task=[detection]", "out=run", cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert victim.name in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_data_with_one_category_is_scored(
+    small: list[str], shapes: Path, run_command: Callable, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    for split in ("train", "val"):
+        file = root / "annotations" / f"instances_{split}.json"
+        document = json.loads(file.read_text())
+        document["categories"] = document["categories"][:1]
+        for row in document["annotations"]:
+            row["category_id"] = document["categories"][0]["id"]
+        file.write_text(json.dumps(document))
+    run_command("train", *small, f"data.root={root}", "trainer=smoke", "out=run", cwd=tmp_path)
+    scores = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]
+    assert 0 <= scores["classification"]["mAP"] <= 1
+    assert scores["detection"]["APl"] is None  # there are no large objects
+
+
+def test_two_runs_do_not_share_a_folder(
+    small: list[str], run_command: Callable, tmp_path: Path
+) -> None:
+    from unified.run.folder import claimed
+
+    with claimed(tmp_path):
+        refused = run_command("train", *small, f"out={tmp_path}", cwd=tmp_path, check=False)
+    assert refused.returncode == 2
+    assert f"another process is writing into {tmp_path}" in refused.stderr

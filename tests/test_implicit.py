@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unified.bounds import checked
 from unified.errors import ConfigError
 from unified.implicit.bank import codes_of, fill_slots, neutralise
-from unified.implicit.config import ImplicitConfig
+from unified.implicit.config import ImplicitConfig, PerTask
 from unified.implicit.decoder import Decoder
 from unified.implicit.factorization import Factorization
 from unified.implicit.network import Network
@@ -137,7 +138,7 @@ def test_sites_can_be_chosen(make: Callable) -> None:
 
 def test_slots_can_differ_per_task() -> None:
     config = ImplicitConfig(
-        per_task={"a": {"sites": ["align.p3"]}, "b": {"refine": "none", "align": "mul"}}
+        per_task={"a": PerTask(sites=["align.p3"]), "b": PerTask("mul", "none")}
     )
     decoders = filled(Vector, config)
     assert set(decoders) == {("a", "align.p3"), ("b", "align.pooled")}
@@ -256,7 +257,7 @@ def test_a_layer_without_bias_gets_one(place: str) -> None:
 )
 def test_impossible_codes_are_refused_with_a_fix(arguments: dict, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        filled(Vector, ImplicitConfig(**arguments))
+        filled(Vector, checked("implicit", arguments, ImplicitConfig))
     assert said in str(caught.value)
     assert "fix:" in str(caught.value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unified.bounds import checked
 from unified.errors import ConfigError
 from unified.weighting import WeightingConfig, build_weighting, task_total
 
@@ -39,4 +40,4 @@ def test_unknown_names_are_refused() -> None:
     with pytest.raises(ConfigError, match="captions"):
         build_weighting(WeightingConfig("fixed", {"captions": 1.0}), ["detection"])
     with pytest.raises(ConfigError, match="fix:"):
-        WeightingConfig("magic")
+        checked("weighting", {"kind": "magic"}, WeightingConfig)

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
-from unified.classes import check_arguments, class_at, instantiate
+from unified.classes import checked_arguments, instantiate, subclass_at
 from unified.errors import ConfigError
 from unified.implicit.bank import MakeDecoders, fill_slots
 from unified.implicit.config import ImplicitConfig
+from unified.implicit.decoder import Decoder
 from unified.model import UnifiedModel
 from unified.schema import Config
 from unified.task import DataSpec, Task, Upstream
@@ -35,15 +37,16 @@ def build(config: Config, data: DataSpec) -> UnifiedModel:
     """
     names = order_tasks({name: _class_of(name, part) for name, part in config.task.items()})
     with _seeded(config.seed, "trunk"):
-        trunk: Trunk = instantiate("trunk", config.trunk, image_size=data.image_size)
+        trunk: Trunk = instantiate("trunk", nn.Module, config.trunk, image_size=data.image_size)
     tasks: dict[str, Task] = {}
     upstream = Upstream()
     for name in names:
         with _seeded(config.seed, f"task.{name}"):
             tasks[name] = instantiate(
-                f"task.{name}", config.task[name],
+                f"task.{name}", Task, config.task[name],
                 features=trunk.features, data=data, upstream=upstream,
             )  # fmt: skip
+        _check_weights(name, tasks[name])
         upstream.add(*tasks[name].built())
     _check_rows(tasks)
     if config.implicit.decoder is not None:
@@ -125,10 +128,18 @@ def _shipped() -> dict[str, type[Task]]:
 
 def _class_of(name: str, arguments: Mapping[str, Any]) -> type[Task]:
     key = f"task.{name}._target_"
-    cls = class_at(key, arguments.get("_target_"))
-    if not (isinstance(cls, type) and issubclass(cls, Task)):
-        raise ConfigError(f"{key}={arguments['_target_']} is no Task", "name a task, as in conf/")
+    cls: type[Task] = subclass_at(key, Task, arguments.get("_target_"))
     return cls
+
+
+def _check_weights(name: str, task: Task) -> None:
+    """Refuse the weight of a loss that the task does not have."""
+    for loss in task.loss_weights:
+        if loss not in task.losses:
+            raise ConfigError(
+                f"task.{name}.loss_weights.{loss}: the task has no such loss",
+                f"use {', '.join(task.losses)}",
+            )
 
 
 def _check_rows(tasks: Mapping[str, Task]) -> None:
@@ -157,7 +168,6 @@ def _decoders(config: ImplicitConfig) -> MakeDecoders:
     """What makes one task's decoders, as the configuration has it."""
     assert config.decoder is not None
     key = "implicit.decoder"
-    make = class_at(f"{key}._target_", config.decoder.get("_target_")).of_task
+    make = subclass_at(f"{key}._target_", Decoder, config.decoder.get("_target_")).of_task
     options = {name: value for name, value in config.decoder.items() if name != "_target_"}
-    check_arguments(key, make, options, ("widths", "neutrals"))
-    return partial(make, **options)
+    return partial(make, **checked_arguments(key, make, options, ("widths", "neutrals")))

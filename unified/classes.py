@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
+from unified.bounds import checked, known_arguments
 from unified.errors import ConfigError
 
 
@@ -29,22 +30,48 @@ def class_at(key: str, name: Any) -> Any:
         raise ConfigError(f"{key}={name} cannot be imported: {error}", "check the path") from error
 
 
-def instantiate(key: str, arguments: Mapping[str, Any], **given: Any) -> Any:
-    """Call `_target_` with the configured arguments, after checking their names.
+def subclass_at(key: str, contract: type, name: Any) -> Any:
+    """The class `package.module.Class`, of a sort.
+
+    Raises:
+        ConfigError: it cannot be imported, or is of another sort.
+    """
+    cls = class_at(key, name)
+    if not (isinstance(cls, type) and issubclass(cls, contract)):
+        raise ConfigError(
+            f"{key}={name} is no {contract.__name__}", "name a class that is one, as in conf/"
+        )
+    return cls
+
+
+def instantiate(key: str, contract: type, arguments: Mapping[str, Any], **given: Any) -> Any:
+    """Call `_target_` with the configured arguments, after checking them.
 
     Of `given` a class gets what it takes.
+
+    Raises:
+        ConfigError: the class does not keep the contract, or an argument is not possible.
     """
-    cls = class_at(f"{key}._target_", arguments.get("_target_"))
+    cls = subclass_at(f"{key}._target_", contract, arguments.get("_target_"))
     own = {name: value for name, value in arguments.items() if name != "_target_"}
     taken = {name: v for name, v in given.items() if name in inspect.signature(cls).parameters}
-    check_arguments(key, cls, own, given)
-    return cls(**taken, **own)
+    arguments = checked_arguments(key, cls, own, given)
+    try:
+        return cls(**taken, **arguments)
+    except (RuntimeError, MemoryError, OverflowError) as error:  # no memory for such sizes
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{key} cannot be built: {reason}", "choose smaller sizes") from error
 
 
-def check_arguments(
+def checked_arguments(
     key: str, call: Callable[..., Any], own: Mapping[str, Any], given: Iterable[str]
-) -> None:
-    """Refuse arguments that a call does not take, or that it lacks, by their configuration keys."""
+) -> dict[str, Any]:
+    """The arguments as the types that a call says they have.
+
+    Raises:
+        ConfigError: names the configuration key of one that it does not take, that it lacks, or
+            that is out of its bounds.
+    """
     parameters = inspect.signature(call).parameters
     allowed = [name for name in parameters if name not in given]
     unknown = sorted(set(own) - set(allowed))
@@ -60,3 +87,8 @@ def check_arguments(
     ]
     if missing:
         raise ConfigError(f"{key}.{missing[0]} is not set", f"add it: {key}.{missing[0]}=…")
+    hints = known_arguments(call.__init__ if isinstance(call, type) else call)  # type: ignore[misc]
+    return {
+        name: checked(f"{key}.{name}", value, hints[name]) if name in hints else value
+        for name, value in own.items()
+    }

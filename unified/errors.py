@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class UserError(Exception):
     """Bad input or an impossible request.
@@ -27,3 +29,24 @@ class DataError(UserError):
 
 class ConfigError(UserError):
     """The configuration asks for something unknown or impossible."""
+
+
+class OutputError(UserError):
+    """Something cannot be written."""
+
+
+class JobError(UserError):
+    """Another process of the same job has ended."""
+
+
+class Stopped(Exception):
+    """A signal ended the work.
+
+    Args:
+        number: of the signal.
+        advice: how to go on.
+    """
+
+    def __init__(self, number: int, advice: str = "nothing was begun") -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; {advice}")
+        self.number = number

@@ -24,7 +24,7 @@ class FiniteGuard:
         self.names: list[str] = []
 
     def note(self, step: int, values: Mapping[str, Tensor], metas: Sequence[ImageMeta]) -> None:
-        """Take the losses of a step, and read what was noted where it is time.
+        """Take the losses of a step, or what a network says; ask the device where it is time.
 
         Raises:
             DataError: see `read`.
@@ -45,7 +45,7 @@ class FiniteGuard:
         """Ask the device.
 
         Raises:
-            DataError: a loss was not finite; names it, its step and its images.
+            DataError: a value was not finite; names it, its step and its images.
         """
         if self.first is None:
             return
@@ -53,7 +53,7 @@ class FiniteGuard:
         if place >= 0:
             step, files = self.steps[place]
             raise DataError(
-                f"loss {self.names[name]} is not finite at step {step}, batch with "
+                f"{self.names[name]} is not finite at step {step}, batch with "
                 f"{', '.join(files)}, …",
                 "lower optim.lr, or look at these images' annotations; go on with resume=<run> "
                 "from the last epoch",

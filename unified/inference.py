@@ -8,20 +8,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from unified.arrays import Array
 from unified.batch import Batch
-from unified.data.images import draw_file, reduction, upright_size
-from unified.errors import DataError
+from unified.data.images import MAX_PIXELS, draw_file, reduction, upright_size
+from unified.errors import ConfigError, DataError
 from unified.model import UnifiedModel
 from unified.task import DataSpec, Prediction
 from unified.view import ImageMeta, blank, draw, letterbox
-from unified.weights import read_checkpoint, rebuild
+from unified.weights import config_of, read_checkpoint, rebuild
 
 Picture = str | Path | Image.Image | Array | Tensor
 """A file, PIL image, (H, W, 3) uint8 RGB array or (3, H, W) uint8 RGB tensor."""
+
+
+_FORMS = "give a file, a PIL image, or uint8 RGB: (H, W, 3) as an array, (3, H, W) as a tensor"
 
 
 class Predictor:
@@ -32,6 +35,7 @@ class Predictor:
         data: what they were built from.
         device: where to run.
         fuse: fold batch norms and codes into the convolutions first.
+        max_pixels: of an image file; larger ones are refused instead of decoded.
 
     Attributes:
         spaces: kind → space, to name what results say.
@@ -43,8 +47,9 @@ class Predictor:
         data: DataSpec,
         device: str | torch.device = "cpu",
         fuse: bool = True,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.device = torch.device(device)
+        self.device, self.max_pixels = torch.device(device), max_pixels
         self.model = (model.fuse() if fuse else model.eval()).to(self.device)
         self.image_size, self.spaces = data.image_size, data.spaces
 
@@ -53,7 +58,7 @@ class Predictor:
 
         Args:
             image: file, PIL image, (H, W, 3) uint8 RGB array or (3, H, W) uint8 RGB tensor. Files
-                are turned as the camera says; everything else is taken as it is.
+                and PIL images are turned as the camera says; numbers are taken as they are.
 
         Returns:
             Task name → typed result (`Detections`, `Tags`, `Vectors`, …), in the image's own
@@ -67,6 +72,10 @@ class Predictor:
     @torch.inference_mode()
     def predict_batch(self, images: Sequence[Picture]) -> list[Prediction]:
         """All tasks on several images at once."""
+        if not isinstance(images, Sequence) or isinstance(images, str):
+            raise DataError(f"{images!r:.60} is no list of images", "give a list, or use predict")
+        if not images:
+            return []
         inputs, metas = zip(*(self._prepare(image) for image in images), strict=True)
         pixels = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
         return self.predict_inputs(Batch(pixels, list(metas)))
@@ -82,9 +91,11 @@ class Predictor:
         """The input (S, S, 3) RGB; of a file, the one that it gives in evaluation."""
         canvas = blank(self.image_size)
         if isinstance(image, (str, Path)):
-            height, width = size = upright_size(Path(image))
+            height, width = size = upright_size(Path(image), self.max_pixels)
             wanted = letterbox(height, width, self.image_size)
-            matrix = draw_file(canvas, Path(image), wanted, size, upright=True)
+            matrix = draw_file(
+                canvas, Path(image), wanted, size, upright=True, max_pixels=self.max_pixels
+            )
             return canvas, ImageMeta(-1, str(image), height, width, matrix)
         rgb = as_rgb(image)
         height, width = rgb.shape[:2]
@@ -99,19 +110,27 @@ class Predictor:
 def as_rgb(image: Image.Image | Array | Tensor) -> Array:
     """(H, W, 3) uint8 RGB from what `predict` takes besides files."""
     if isinstance(image, Image.Image):
+        # As files are: turned as the camera says.
+        image = ImageOps.exif_transpose(image)
         array = np.asarray(image.convert("RGB"))
+    elif isinstance(image, Tensor) and image.ndim == 3:
+        array = image.detach().permute(1, 2, 0).cpu().numpy()
+    elif isinstance(image, np.ndarray):
+        array = image
     else:
-        array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) else image
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise DataError(f"{type(image).__name__} {image!r:.60} is no image", _FORMS)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
         raise DataError(
-            f"an image of shape {array.shape} and type {array.dtype} cannot be predicted on",
-            "give uint8 RGB, (H, W, 3) as an array or (3, H, W) as a tensor",
+            f"an image of shape {array.shape} and type {array.dtype} cannot be predicted on", _FORMS
         )
     return np.ascontiguousarray(array)
 
 
 def load(
-    path: str | Path, device: str | torch.device | None = None, fuse: bool = True
+    path: str | Path,
+    device: str | torch.device | None = None,
+    fuse: bool = True,
+    trust: Sequence[str] = (),
 ) -> Predictor:
     """Load a checkpoint for prediction.
 
@@ -119,9 +138,27 @@ def load(
         path: `best.ckpt`, `last.ckpt` or the run folder.
         device: the first accelerator where there is one, else the CPU.
         fuse: fold batch norms and codes into the convolutions.
+        trust: packages of your own whose classes the checkpoint may name.
 
     Raises:
         DataError: the checkpoint is missing or unreadable.
+        ConfigError: it names classes that are not trusted, or the device is unknown.
     """
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Predictor(*rebuild(read_checkpoint(path)), chosen, fuse)
+    state = read_checkpoint(path)
+    config = config_of(path, state, trust)
+    return Predictor(*rebuild(state, config), usable(device), fuse, config.data.max_pixels)
+
+
+def usable(device: str | torch.device | None) -> torch.device:
+    """The device that is meant; the first accelerator, or the CPU, where none is named.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device={device} cannot be used: {reason}", "use cpu or cuda") from error
+    return chosen

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unified.batch import Batch
-from unified.errors import ConfigError
 from unified.guard import FiniteGuard
 from unified.implicit.bank import codes_of, penalty
 from unified.kinds.kind import Source
+from unified.means import EpochMeans
 from unified.model import Outputs, UnifiedModel
 from unified.schema import Config
 from unified.task import DataSpec, Losses, Metric, Upstream
@@ -24,6 +25,10 @@ from unified.weights import ABOUT, describe
 
 SCORE = "score"
 """Mean of the tasks' primary metrics: what `best.ckpt` is best in."""
+LOSS = "loss"
+"""Name of the joint loss among those of the tasks."""
+MEANS = "epoch_means"
+"""Key of the epoch's losses so far in what a training is saved with."""
 
 
 class UnifiedModule(pl.LightningModule):
@@ -50,11 +55,12 @@ class UnifiedModule(pl.LightningModule):
         self.metrics: dict[str, Metric] = {
             name: task.metric(truth[task.truth.kind]) for name, task in self.tasks.items()
         }
-        self.guard = FiniteGuard()
+        self.guard, self.means = FiniteGuard(), EpochMeans()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> UnifiedModule:
         """A copy of the weights, to average; annotations and results stay one and the same."""
-        for shared in (self.config, self.data, self.tasks, self.metrics, self.guard):
+        shared_ones = (self.config, self.data, self.tasks, self.metrics, self.guard, self.means)
+        for shared in shared_ones:
             memo[id(shared)] = shared
         copied: UnifiedModule = self.__class__.__new__(self.__class__)
         memo[id(self)] = copied
@@ -65,25 +71,24 @@ class UnifiedModule(pl.LightningModule):
         outputs: Outputs = self.model(images)
         return outputs
 
+    def on_train_batch_start(self, batch: Batch, index: int) -> None:
+        # What a step draws depends on its place only, so a run that goes on draws the same.
+        place = (self.config.seed, self.current_epoch, index, self.global_rank)
+        (state,) = np.random.SeedSequence(place).generate_state(1, np.uint64)
+        torch.manual_seed(int(state))
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
         rows = {name: batch.rows(task.views) for name, task in self.tasks.items()}
         features = self.model.extract(batch.images)
         outputs = self.model.discriminate(features, rows)
         learnt, seen = values_of(self._losses(outputs, batch, rows))
-        named = {f"{task}.{name}": v for task, own in seen.items() for name, v in own.items()}
+        named = {f"{task}/{name}": v for task, own in seen.items() for name, v in own.items()}
         self.guard.note(self.global_step, named, batch.metas)
-        total = self._join(learnt) + reach(features, *outputs.values())
-        count = len(batch.metas)
+        total, count = self._join(seen).detach(), len(batch.metas)
         # The same in all processes: nothing is left to be reduced.
-        self.log_dict(
-            {f"train/{name.replace('.', '/', 1)}": value for name, value in named.items()},
-            on_step=False, on_epoch=True, batch_size=count,
-        )  # fmt: skip
-        self.log(
-            "train/loss", self._join(seen).detach(),
-            on_step=True, on_epoch=True, prog_bar=True, batch_size=count,
-        )  # fmt: skip
-        return total
+        self.means.add(named | {LOSS: total}, count)
+        self.log(f"{LOSS}_step", total, prog_bar=True, batch_size=count)
+        return self._join(learnt) + reach(features, *outputs.values())
 
     def _losses(
         self, outputs: Outputs, batch: Batch, rows: Mapping[str, list[int] | None]
@@ -104,8 +109,16 @@ class UnifiedModule(pl.LightningModule):
         codes = penalty(self.model)
         return joint if codes is None else joint + codes
 
+    def on_train_epoch_start(self) -> None:
+        self.means.reset()
+
     def on_train_epoch_end(self) -> None:
         self.guard.read()
+        self.log_dict(self.train_means())
+
+    def train_means(self) -> dict[str, float]:
+        """`train/<task>/<loss>` → its mean of this epoch."""
+        return {f"train/{name}": value for name, value in self.means.read().items()}
 
     # --- Validation ---------------------------------------------------------------------
 
@@ -117,17 +130,21 @@ class UnifiedModule(pl.LightningModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         rows = {name: batch.rows(task.checked_views) for name, task in self.tasks.items()}
         features = self.model.extract(batch.images)
-        found = self.model.decode(self.model.discriminate(features, rows), batch)
+        outputs = self.model.discriminate(features, rows)
+        self.guard.note(self.global_step, extremes(outputs), batch.metas)
+        found = self.model.decode(outputs, batch)
         for name, metric in self.metrics.items():
             chosen = rows[name]
             metas = batch.metas if chosen is None else [batch.metas[row] for row in chosen]
             metric.update(found[name], metas)
 
     def on_validation_epoch_end(self) -> None:
+        self.guard.read()
         scores = self.score()
         values = {f"val/{n}/{k}": v for n, part in scores.items() for k, v in part.items()}
         primary = [scores[n][metric.primary] for n, metric in self.metrics.items()]
-        values[SCORE] = sum(primary) / len(primary)
+        # A metric of things that the split does not have is NaN, and says nothing.
+        values[SCORE] = float(np.nanmean(primary)) if not np.isnan(primary).all() else 0.0
         self.log_dict({k: torch.tensor(v, dtype=torch.float64) for k, v in values.items()})
 
     def score(self) -> dict[str, dict[str, float]]:
@@ -200,18 +217,27 @@ class UnifiedModule(pl.LightningModule):
         """Steps of the whole run and of its warm-up."""
         self.trainer.fit_loop.setup_data()  # num_training_batches is infinite before
         steps = self.trainer.estimated_stepping_batches
-        if math.isinf(steps):
-            raise ConfigError(
-                "trainer.max_epochs=-1 and trainer.max_steps=-1: a run without an end has no "
-                "schedule",
-                "set trainer.max_epochs or trainer.max_steps",
-            )
         epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         total = max(int(steps), 1)
         return total, min(max(round(epoch * self.config.optim.warmup_epochs), 1), total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[ABOUT] = describe(self.config, self.data)
+        checkpoint[MEANS] = self.means.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if MEANS in checkpoint:
+            self.means.load_state_dict(checkpoint[MEANS])
+
+
+def extremes(outputs: Outputs) -> dict[str, Tensor]:
+    """`<task>/<output>` → its largest value: not finite where one of them is not."""
+    return {
+        f"{task}/{name}": value.detach().abs().amax()
+        for task, own in outputs.items()
+        for name, value in own.items()
+        if value.numel()
+    }
 
 
 def reach(*outputs: Mapping[str, Tensor]) -> Tensor:

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from unified.bounds import Count, Name, NonNegative, Positive, Share, Whole, checked
 from unified.data.augment import AugmentConfig
 from unified.data.config import DataConfig
 from unified.errors import ConfigError
 from unified.implicit.config import ImplicitConfig
 from unified.weighting import WeightingConfig
+
+Decay = Annotated[float, Meta(ge=0, lt=1)]
+RunName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/\\\x00]+$")]
+"""Of a folder in `runs`, and not of one elsewhere."""
+Length = Annotated[int, Meta(ge=-1)]
+"""-1 is no limit."""
+Part = Annotated[int, Meta(ge=0)] | Share
+"""How many batches, or which share of all."""
+TRAINER: dict[str, Any] = {
+    "max_epochs": Length | None,
+    "max_steps": Length,
+    "accumulate_grad_batches": Count,
+    "check_val_every_n_epoch": Count | None,
+    "gradient_clip_val": NonNegative | None,
+    "limit_train_batches": Part | None,
+    "limit_val_batches": Part | None,
+    "log_every_n_steps": Count,
+    "enable_progress_bar": bool,
+    "num_nodes": Count,
+}
+"""Arguments of Lightning's trainer that it takes without a look at their bounds."""
 
 
 @dataclass
@@ -31,21 +54,22 @@ class OptimConfig:
         ema_ramp: steps over which the decay rises to its value.
     """
 
-    name: str
-    lr: float
-    weight_decay: float
-    momentum: float
-    warmup_epochs: float
-    final_lr: float
-    code_lr: float
-    ema_decay: float
-    ema_ramp: int
+    name: Literal["adamw", "sgd"]
+    lr: Positive
+    weight_decay: NonNegative
+    momentum: Decay
+    warmup_epochs: NonNegative
+    final_lr: Share
+    code_lr: NonNegative
+    ema_decay: Decay
+    ema_ramp: Whole
 
     def __post_init__(self) -> None:
-        if self.name not in ("adamw", "sgd"):
-            raise ConfigError(f"optim.name={self.name} is unknown", "use adamw or sgd")
-        if isinstance(self.lr, float) and self.lr <= 0:
-            raise ConfigError(f"optim.lr={self.lr} is not positive", "use for example 0.001")
+        if self.name == "sgd" and self.momentum == 0:
+            raise ConfigError(
+                "optim.name=sgd has Nesterov momentum, and optim.momentum=0",
+                "use a momentum, as 0.9",
+            )
 
 
 @dataclass
@@ -60,6 +84,7 @@ class Config:
         weights: a checkpoint or run folder whose weights training starts from.
         ckpt: checkpoint for eval and predict.
         source: image, folder or glob for predict.
+        trust: packages of your own whose classes a checkpoint or a run may name.
         min_score: detections below this are not drawn or reported by predict.
         task: task name → `_target_` and arguments.
         trunk: `_target_` and arguments.
@@ -69,14 +94,15 @@ class Config:
     """
 
     command: str
-    name: str
+    name: RunName
     out: str | None
-    seed: int
+    seed: Whole
     resume: str | None
     weights: str | None
     ckpt: str | None
     source: str | None
-    min_score: float
+    trust: list[Name]
+    min_score: Share
     data: DataConfig
     augment: dict[str, AugmentConfig]
     implicit: ImplicitConfig
@@ -95,17 +121,17 @@ def validate(raw: DictConfig) -> Config:
         ConfigError: with the key and the fix.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), raw)
-        config = cast(Config, OmegaConf.to_object(merged))
+        plain = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        # A ConfigError raised while a section was built arrives wrapped.
-        if isinstance(error.__cause__, ConfigError):
-            raise error.__cause__ from None
         key = getattr(error, "full_key", None) or "the configuration"
         message = (getattr(error, "msg", None) or str(error)).strip().splitlines()[0]
         raise ConfigError(
             f"{key}: {message}", "run `unified train --cfg job` to see every key and its value"
         ) from error
+    config: Config = checked("", plain, Config)
+    for name, value in config.trainer.items():
+        checked(f"trainer.{name}", value, TRAINER.get(name, Any))
+    _check_end(config.trainer)
     if not config.task:
         raise ConfigError("no task is selected", "for example task=[detection]")
     for name, task in config.task.items():
@@ -115,6 +141,29 @@ def validate(raw: DictConfig) -> Config:
                 f"select tasks by task=[…], with a file conf/task/{name}.yaml",
             )
     return config
+
+
+def _check_end(trainer: dict[str, Any]) -> None:
+    """Refuse a run that has no end, and with it no schedule, or no epoch."""
+    epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer.get(name) == 0:
+            raise ConfigError(f"trainer.{name}=0 learns nothing", "use 1 or more")
+    if trainer.get("overfit_batches"):
+        raise ConfigError(
+            "trainer.overfit_batches would replace the sampler, which knows what a step draws",
+            "use trainer.limit_train_batches, and data.val=<the training split>",
+        )
+    if epochs in (None, -1) and steps in (None, -1):
+        raise ConfigError(
+            f"trainer.max_epochs={epochs} and trainer.max_steps={steps}: the run has no end",
+            "set trainer.max_epochs or trainer.max_steps",
+        )
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The configuration as plain containers, as files hold it."""
+    return asdict(config)
 
 
 def needed(value: str | None, key: str, command: str) -> str:

@@ -106,7 +106,7 @@ class DataSpec:
             if self._open is not None:
                 self.spaces[kind] = self._open(kind).space
             elif kind in self._saved:
-                self.spaces[kind] = ask.space.from_dict(self._saved[kind])
+                self.spaces[kind] = _space_of(ask, self._saved[kind])
             else:
                 raise DataError(
                     f"the checkpoint knows nothing of {kind}, which its tasks need",
@@ -117,6 +117,16 @@ class DataSpec:
     def source(self, ask: type[Ask]) -> Source | None:
         """The annotations to learn from; None when a trained model is built again."""
         return None if self._open is None else self._open(ask.kind)
+
+
+def _space_of(ask: type[Ask], saved: Mapping[str, Any]) -> Any:
+    try:
+        return ask.space.from_dict(saved)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"the checkpoint's {ask.kind} space is damaged: {error!r}",
+            "use another checkpoint of the run",
+        ) from error
 
 
 # --- Tasks ----------------------------------------------------------------------------------
@@ -168,6 +178,7 @@ class Task(nn.Module):
         head: its discriminator d_Ψ.
         asks: what it learns from, and in which view.
         checks: what its decoding reads of validation batches, and in which view.
+        losses: names of its losses.
         loss_weights: loss name → its fixed weight within the task.
         measured: names of arguments that are measured on the data when building, and of the
             head's buffers that hold them; they belong to the data, not to what was learnt.
@@ -178,6 +189,7 @@ class Task(nn.Module):
     publishes: ClassVar[tuple[type[Publication], ...]] = ()
     truth: ClassVar[type[Ask]]
     measured: ClassVar[tuple[str, ...]] = ()
+    losses: ClassVar[tuple[str, ...]]
 
     head: nn.Module
     asks: tuple[Ask, ...]

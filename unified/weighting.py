@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from unified.bounds import NonNegative, Positive
 from unified.errors import ConfigError
 from unified.task import Losses
 
@@ -27,13 +28,9 @@ class WeightingConfig:
         scale: factor on everything.
     """
 
-    kind: str = "fixed"
-    tasks: dict[str, Any] = field(default_factory=dict)
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("fixed", "uncertainty"):
-            raise ConfigError(f"weighting.kind={self.kind} is unknown", "use fixed or uncertainty")
+    kind: Literal["fixed", "uncertainty"] = "fixed"
+    tasks: dict[str, NonNegative] = field(default_factory=dict)
+    scale: Positive = 1.0
 
 
 class FixedWeighting(nn.Module):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+import zipfile
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -15,10 +18,20 @@ from unified.build import build
 from unified.errors import ConfigError, DataError
 from unified.kinds.kind import Ask, Space
 from unified.model import UnifiedModel
-from unified.schema import Config, validate
+from unified.schema import Config, plain, validate
 from unified.task import DataSpec, Task
+from unified.trust import refuse_foreign
 
 log = logging.getLogger(__name__)
+
+
+class Contents(msgspec.Struct):
+    """What a checkpoint says of its network."""
+
+    config: dict[str, Any]
+    spaces: dict[str, dict[str, Any]]
+
+
 ABOUT = "unified"
 """Key of what a checkpoint says of its network, beside `state_dict`."""
 PREFIX = "model."
@@ -28,7 +41,7 @@ PREFIX = "model."
 def describe(config: Config, data: DataSpec) -> dict[str, Any]:
     """What a checkpoint says of its network: plain containers, no pickled objects."""
     return {
-        "config": OmegaConf.to_container(OmegaConf.structured(config)),
+        "config": plain(config),
         "spaces": {kind: space.to_dict() for kind, space in data.spaces.items()},
     }
 
@@ -43,6 +56,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing or is no checkpoint of this framework.
     """
+    if not isinstance(path, (str, Path)):
+        raise DataError(f"{path!r} is no path of a checkpoint", "give a run's folder or best.ckpt")
     path = Path(path)
     if path.is_dir():
         files = [path / "best.ckpt", path / "last.ckpt"]
@@ -50,6 +65,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"checkpoint {path} does not exist", "give a run's best.ckpt or last.ckpt")
     try:
+        _refuse_damaged(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         # What comes after its first sentence is advice to load it without safety.
@@ -60,12 +76,52 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict) or ABOUT not in state:
         raise DataError(f"{path} is not a checkpoint of unified", "give a run's best.ckpt")
+    _check_contents(path, state)
     return state
 
 
-def config_of(state: Mapping[str, Any]) -> Config:
-    """The configuration that a checkpoint was trained with."""
-    return validate(OmegaConf.create(state[ABOUT]["config"]))
+def _refuse_damaged(path: Path) -> None:
+    """Compare the sums that a checkpoint holds of its parts, which torch does not."""
+    with zipfile.ZipFile(path) as parts:
+        damaged = parts.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} is damaged")
+
+
+def _check_contents(path: Path, state: Mapping[str, Any]) -> None:
+    """Refuse what lacks a part that everybody reads, or has one of another sort."""
+    try:
+        about: Contents = msgspec.convert(state[ABOUT], Contents)
+        tensors = state["state_dict"]
+        sound = all(isinstance(v, Tensor) for v in tensors.values())
+        finite = sound and all(_is_finite(tensor) for tensor in tensors.values())
+        msgspec.convert(state["epoch"], int)
+    except (KeyError, AttributeError, msgspec.ValidationError) as error:
+        raise DataError(
+            f"checkpoint {path} is incomplete: {error}", "use another checkpoint of the run"
+        ) from error
+    if not sound or not about.config:
+        raise DataError(f"checkpoint {path} holds no network", "use another checkpoint of the run")
+    if not finite:
+        raise DataError(
+            f"checkpoint {path} has weights that are not finite",
+            "use another checkpoint, and a lower optim.lr",
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float64)))
+
+
+def config_of(file: str | Path, state: Mapping[str, Any], trust: Sequence[str] = ()) -> Config:
+    """The configuration that a checkpoint was trained with.
+
+    Raises:
+        ConfigError: it names a class that is neither of this framework nor trusted.
+    """
+    config = state[ABOUT]["config"]
+    refuse_foreign(str(file), config, trust)
+    return validate(OmegaConf.create(config))
 
 
 def network_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -94,19 +150,18 @@ def is_network(name: str) -> bool:
     return name.startswith("trunk.") or name.split(".")[2:3] == ["head"]
 
 
-def rebuild(
-    state: Mapping[str, Any], config: Config | None = None
-) -> tuple[UnifiedModel, DataSpec]:
+def rebuild(state: Mapping[str, Any], config: Config) -> tuple[UnifiedModel, DataSpec]:
     """The network of a checkpoint, in evaluation mode, and what it knows of its data.
 
     Args:
         state: from `read_checkpoint`.
-        config: the checkpoint's configuration with changes to decoding, if any.
+        config: the checkpoint's configuration, with changes to decoding, if any.
 
     Raises:
         ConfigError: the changes make another network of it.
     """
-    config = config or config_of(state)
+    if config.trunk.get("pretrained"):  # weights to start from, which are replaced at once
+        config = replace(config, trunk={**config.trunk, "pretrained": False})
     data = DataSpec(config.data.image_size, saved=state[ABOUT]["spaces"])
     model = build(config, data)
     fit_exactly(state, model, config).load()

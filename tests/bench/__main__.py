@@ -17,6 +17,7 @@ for name in (
     "arms",
     "segmentation",
     "tracks",
+    "kills",
     "pixel_tasks",
 ):
     print(f"--- {name}", flush=True)

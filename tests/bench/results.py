@@ -16,6 +16,7 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from unified.bounds import checked
 from unified.data.config import DataConfig
 from unified.data.split import Sources, Split
 
@@ -55,7 +56,7 @@ def split_of(root: Path, split: str, *kinds: str, derive: bool = False) -> Split
     with initialize_config_module("conf", version_base="1.3"):
         overrides = ["data=coco", f"data.root={root}", f"data.derive={derive}"]
         config = compose("config", overrides=overrides).data
-    data = OmegaConf.to_object(OmegaConf.merge(DataConfig, config))
+    data = checked("data", OmegaConf.to_container(config), DataConfig)
     return Split(Sources(data, split), kinds)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -9,7 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unified.data.images import check_image_files, read_image, upright_size
+from unified.data.images import (
+    check_image_files,
+    read_file,
+    read_image,
+    refuse_links_out,
+    upright_size,
+)
 from unified.errors import DataError
 
 
@@ -60,3 +69,44 @@ def test_broken_files_are_named(picture: Path, damage: str) -> None:
 def test_many_broken_files_give_one_message(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="3 of 3 images"):
         check_image_files([tmp_path / f"{i}.jpg" for i in range(3)])
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(OSError, match="no regular file"):
+        read_file(tmp_path / "pipe.jpg")
+    for attempt in (read_image, upright_size, lambda file: check_image_files([file])):
+        with pytest.raises(DataError, match=r"pipe\.jpg"):
+            attempt(tmp_path / "pipe.jpg")
+
+
+def test_a_file_that_says_it_is_huge_is_not_decoded(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    file = tmp_path / "huge.png"
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 13_000, 13_000, 8, 2, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + head + body)
+    for attempt in (read_image, upright_size):
+        with pytest.raises(DataError, match=r"13000×13000 pixels") as caught:
+            attempt(file)
+        assert "data.max_megapixels" in caught.value.fix
+        with pytest.raises(DataError, match="decoded"):
+            attempt(file, max_pixels=10**9)  # it is, indeed
+
+
+def test_links_that_lead_out_of_their_folder_are_refused(picture: Path, tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    (inside / "own").mkdir(parents=True)
+    (inside / "own" / "a.jpg").write_bytes(picture.read_bytes())
+    (inside / "b.jpg").symlink_to(inside / "own" / "a.jpg")
+    linked = tmp_path / "linked"
+    linked.symlink_to(inside)  # where a folder is, is the user's decision
+    refuse_links_out([linked / "b.jpg", linked / "own" / "a.jpg"], linked)
+    (inside / "c.jpg").symlink_to(picture)
+    (inside / "away").symlink_to(tmp_path)
+    for name in ("c.jpg", "away/picture.jpg"):
+        with pytest.raises(DataError, match="leads out"):
+            refuse_links_out([inside / name], inside)

@@ -225,15 +225,18 @@ def test_a_killed_generator_leaves_nothing_half_done(tmp_path: Path) -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".shapes-*/train/*.jpg")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        while not list(tmp_path.glob(".shapes.partial/train/*.jpg")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
     assert not root.exists()
     assert generate(root, ShapesConfig(train=2, val=1, size=64))
     assert (root / "shapes.json").is_file()
+    assert not (tmp_path / ".shapes.partial").exists()
 
 
 @settings(max_examples=80, deadline=None)

@@ -66,11 +66,12 @@ def main(rank: int, world: int, port: str, out: str, *overrides: str) -> None:
         step = DistributedDataParallel(step)
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-4)
     logged: list[dict[str, float]] = []
-    module.log_dict = lambda values, **_: logged.append({k: float(v) for k, v in values.items()})
     gradients = []
     for number in range(STEPS):
         optimizer.zero_grad()
+        module.means.reset()
         step(make_batch(data, number, rank, world)).backward()
+        logged.append(module.train_means())
         gradients.append({n: p.grad.clone() for n, p in module.named_parameters()})
         optimizer.step()
     buffers = {n: b.clone() for n, b in module.named_buffers()}

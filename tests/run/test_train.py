@@ -123,8 +123,8 @@ def test_weights_for_other_classes_are_refused(
     [
         (["task.stuff.view=gentle"], "gentle"),
         (["task.stuff.view=[strong,weak]"], "strong"),
-        (["task=[detection,embedding]", "task.embedding.views=strong"], "list of views"),
-        (["task=[detection,embedding]", "task.embedding.views=[]"], "list of views"),
+        (["task=[detection,embedding]", "task.embedding.views=strong"], "expected list"),
+        (["task=[detection,embedding]", "task.embedding.views=[]"], "expected list"),
         (["data.sources.pixels=os.system"], "no reader of pixels"),
         (["data.sources.pixels=unified.data.coco.objects.Objects"], "no reader of pixels"),
         (["task=[detection,embedding]", "task.embedding.views=[strong,weak]", "data.batch_size=1"],

@@ -138,7 +138,7 @@ def test_segments_are_numbered_without_gaps(make: Callable) -> None:
 
 
 def test_bad_requests_name_the_fix(make: Callable, coco_mini) -> None:
-    with pytest.raises(ConfigError, match="cross_entropy or focal"):
+    with pytest.raises(ConfigError, match="cross_entropy, focal"):
         make("experiment=seg", "task.panoptic.loss_kind=l2")
     real = (f"data.root={coco_mini}", "data.train=train2017", "data.val=val2017")
     with pytest.raises(DataError, match=r"panoptic_train2017\.json"):

@@ -75,7 +75,7 @@ def test_losses_of_a_batch_are_the_means_of_its_parts() -> None:
 
 
 def test_bad_requests_name_the_fix(make: Callable, coco_mini: Path) -> None:
-    with pytest.raises(ConfigError, match="cross_entropy or focal"):
+    with pytest.raises(ConfigError, match="cross_entropy, focal"):
         make("task=[stuff]", "task.stuff.loss_kind=l2")
     with pytest.raises(DataError, match=r"stuff_train2017\.json"):
         make("task=[stuff]", f"data.root={coco_mini}", "data.train=train2017", "data.val=val2017")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
+from msgspec import Meta
 
 from unified.arrays import Array
-from unified.errors import ConfigError
+from unified.bounds import NonNegative, Share
 from unified.view import compose, letterbox, meeting
 
 _BAND = 128
@@ -33,23 +35,17 @@ class AugmentConfig:
         min_visible: objects of which less than this share of the box is left are dropped.
     """
 
-    mosaic: float = 0.0
-    scale: float = 0.0
-    translate: float = 0.0
-    rotate: float = 0.0
-    shear: float = 0.0
-    flip: float = 0.0
-    hue: float = 0.0
-    saturation: float = 0.0
-    value: float = 0.0
-    min_side: float = 2.0
-    min_visible: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("mosaic", "flip", "scale", "translate", "min_visible"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ConfigError(f"augment: {name}={value} is not in [0, 1]", "choose a share")
+    mosaic: Share = 0.0
+    scale: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    translate: Share = 0.0
+    rotate: Annotated[float, Meta(ge=0, le=180)] = 0.0
+    shear: Annotated[float, Meta(ge=0, lt=90)] = 0.0
+    flip: Share = 0.0
+    hue: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
+    saturation: Share = 0.0
+    value: Share = 0.0
+    min_side: NonNegative = 2.0
+    min_visible: Share = 0.1
 
 
 def draw_affine(rng: np.random.Generator, config: AugmentConfig, size: int) -> Array:

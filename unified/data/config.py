@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from msgspec import Meta
+
+from unified.bounds import Count, Name, Positive
+from unified.data.images import MAX_PIXELS
 from unified.data.shapes.config import ShapesConfig
 from unified.errors import ConfigError
+
+ImageSize = Annotated[int, Meta(ge=32, le=8192)]
 
 
 @dataclass
@@ -19,29 +26,36 @@ class DataConfig:
         batch_size: network inputs per step and process, all views counted.
         workers: loading processes; 0 loads in the main process.
         check: look at every image file before training starts.
+        max_megapixels: images that have more are refused instead of decoded.
+        links: let files be links to others outside of their folder.
         derive: where a split lacks a kind, make it from another by `derived`.
         sources: kind → the class that reads it.
         derived: kind → the class that makes it from another kind.
         shapes: generate the embedded data set into `root`; null for real data.
     """
 
-    root: str
-    train: str
-    val: str
-    image_size: int
-    batch_size: int
-    workers: int
+    root: Name
+    train: Name
+    val: Name
+    image_size: ImageSize
+    batch_size: Count
+    workers: Annotated[int, Meta(ge=0, le=512)]
     check: bool = True
+    max_megapixels: Positive = MAX_PIXELS / 1e6
+    links: bool = False
     derive: bool = False
     sources: dict[str, str] = field(default_factory=dict)
     derived: dict[str, str] = field(default_factory=dict)
     shapes: ShapesConfig | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.image_size, int) and (self.image_size < 32 or self.image_size % 32):
+        if self.image_size % 32:
             raise ConfigError(
                 f"data.image_size={self.image_size} is not a multiple of 32",
                 f"use {max(32, round(self.image_size / 32) * 32)}",
             )
-        if self.batch_size < 1:
-            raise ConfigError(f"data.batch_size={self.batch_size} holds no image", "use 1 or more")
+
+    @property
+    def max_pixels(self) -> int:
+        """The same in pixels."""
+        return int(self.max_megapixels * 1e6)

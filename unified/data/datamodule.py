@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from unified.batch import Batch
 from unified.data.augment import AugmentConfig
 from unified.data.config import DataConfig
-from unified.data.dataset import Collate, ViewDataset
-from unified.data.images import check_image_files
-from unified.data.sampler import EpochSampler
+from unified.data.dataset import Collate, Row, ViewDataset
+from unified.data.images import check_image_files, refuse_links_out
+from unified.data.sampler import EpochSampler, Key
 from unified.data.split import Sources, Split
-from unified.errors import ConfigError, DataError
+from unified.errors import ConfigError, DataError, UserError
 from unified.kinds.kind import Space
 from unified.task import Task
 from unified.view import PLAIN
@@ -63,6 +66,20 @@ class DataModule(pl.LightningDataModule):
         val = Sources(config, config.val, spaces)
         self.val_split = Split(val, [*truths, *(ask.kind for ask in self.checks)])
         self._check(self.val_split, learn=False)
+        self._start = (0, 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where training goes on: the epoch, and how many of its batches were learnt from."""
+        assert self.trainer is not None
+        loop = self.trainer.fit_loop
+        seen = loop.epoch_loop.batch_progress.current.ready
+        whole = seen >= self.trainer.num_training_batches
+        epoch = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        return {"epoch": epoch, "batches": 0 if whole else seen}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Lightning calls it before it asks for loaders, whose workers read ahead."""
+        self._start = (int(state["epoch"]), int(state["batches"]))
 
     def _check_asks(self) -> None:
         for asks in (self.asks, self.checks):
@@ -86,10 +103,14 @@ class DataModule(pl.LightningDataModule):
     def _check(self, split: Split, learn: bool) -> None:
         for source in split.sources.values():
             source.check(learn)
-        if self.config.check:
-            check_image_files([split.image_file(i) for i in range(len(split))])
-            labels = {file for source in split.sources.values() for file in source.files()}
-            check_image_files(sorted(labels))
+        files = {split.folder: {split.image_file(i) for i in range(len(split))}}
+        for source in split.sources.values():
+            files.setdefault(source.file.parent, set()).update(source.files())
+        for folder, own in files.items():
+            if not self.config.links:
+                refuse_links_out(own, folder)
+            if self.config.check:
+                check_image_files(sorted(own))
 
     def train_dataset(self) -> ViewDataset:
         """Every view that a task learns from."""
@@ -116,7 +137,9 @@ class DataModule(pl.LightningDataModule):
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
         images = self.config.batch_size // len(dataset.views)
-        sampler = EpochSampler(len(dataset), shuffle, self.seed, rank, world)
+        epoch, batches = self._start if shuffle else (0, 0)
+        start = (epoch, batches * images)
+        sampler = EpochSampler(len(dataset), shuffle, self.seed, rank, world, start)
         if shuffle and len(sampler) < images:
             raise DataError(
                 f"split {self.config.train!r} has {len(dataset)} images for {world} process(es), "
@@ -124,15 +147,15 @@ class DataModule(pl.LightningDataModule):
                 f"set data.batch_size={len(sampler) * len(dataset.views)} or less",
             )
         return Loader(
-            dataset,
+            Reported(dataset),
             batch_size=images,
             sampler=sampler,
             num_workers=self.config.workers,
-            collate_fn=dataset.collate,
+            collate_fn=partial(_collate, dataset.collate),
             drop_last=shuffle,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.config.workers > 0,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_obedient,
         )
 
 
@@ -148,12 +171,45 @@ class Loader(DataLoader[Any]):
         if self.num_workers:
             cv2.setNumThreads(1)
         try:
-            return super().__iter__()
+            return _raising(super().__iter__())
         finally:
             if self.num_workers:
                 cv2.setNumThreads(threads)
 
 
-def _one_thread(worker: int) -> None:
-    """Threads inside of workers would only contend."""
+class Reported(Dataset[Any]):
+    """Hands an error about the data on as a value: raised in a worker, it becomes a traceback."""
+
+    def __init__(self, dataset: ViewDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> list[Row] | UserError:
+        try:
+            return self.dataset[key]
+        except UserError as error:
+            return error
+
+
+def _collate(collate: Collate, groups: Sequence[list[Row] | UserError]) -> Batch | UserError:
+    """A batch, or the first of the errors."""
+    for group in groups:
+        if isinstance(group, UserError):
+            return group
+    return collate(groups)  # type: ignore[arg-type]
+
+
+def _raising(batches: Iterator[Any]) -> Iterator[Any]:
+    for batch in batches:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def _obedient(worker: int) -> None:
+    """Threads inside of workers would only contend; how a job ends is their parent's decision."""
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -112,7 +112,11 @@ class ViewDataset(Dataset[list[Row]]):
 
     def _draw(self, canvas: Array, index: int, matrix: Array) -> Array:
         return draw_file(
-            canvas, self.split.image_file(index), matrix, self.split.images.size(index)
+            canvas,
+            self.split.image_file(index),
+            matrix,
+            self.split.images.size(index),
+            max_pixels=self.split.max_pixels,
         )
 
     def _label(self, ask: Ask, indices: Sequence[int], views: Sequence[View]) -> Seen | None:

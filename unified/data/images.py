@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import stat
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -22,9 +27,29 @@ _REDUCED = {
 _ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 _FIX = "replace the file, or remove the image and its annotations from the json"
+MAX_PIXELS = 134_000_000
+"""Of an image that is decoded, unless `data.max_megapixels` says otherwise."""
+_TOO_LARGE = "make it smaller, or raise data.max_megapixels"
+BROKEN = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
+"""What Pillow raises for files that are no images, or bad ones."""
 
 
-def read_image(file: Path, scale: float = 1.0, upright: bool = False) -> Array:
+def read_file(file: Path) -> bytes:
+    """All of a regular file; a pipe or device is not waited for.
+
+    Raises:
+        OSError: it is missing, unreadable, or no file.
+    """
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return stream.read()
+
+
+def read_image(
+    file: Path, scale: float = 1.0, upright: bool = False, max_pixels: int = MAX_PIXELS
+) -> Array:
     """Decode to (h, w, 3) uint8 RGB.
 
     Args:
@@ -32,14 +57,16 @@ def read_image(file: Path, scale: float = 1.0, upright: bool = False) -> Array:
         scale: the factor by which the image will be resized afterwards; it is decoded at 1/2, 1/4
             or 1/8 of its size where that is still no smaller than needed.
         upright: apply the camera's orientation; COCO's annotations expect the raw one.
+        max_pixels: more are not decoded.
 
     Raises:
-        DataError: the file is missing, cut short or no image.
+        DataError: the file is missing, cut short, too large or no image.
     """
     try:
-        data = file.read_bytes()
+        data = read_file(file)
     except OSError as error:
         raise DataError(f"image {file} cannot be read: {error.strerror}", _FIX) from error
+    _header(data, file, max_pixels)
     if not _ends_well(data[:2], data[-12:]):
         _decode_strictly(data, file)
     turned = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
@@ -52,7 +79,12 @@ def read_image(file: Path, scale: float = 1.0, upright: bool = False) -> Array:
 
 
 def draw_file(
-    canvas: Array, file: Path, matrix: Array, size: tuple[int, int], upright: bool = False
+    canvas: Array,
+    file: Path,
+    matrix: Array,
+    size: tuple[int, int],
+    upright: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Array:
     """Draw an image file into an input: the one way for training, evaluation and prediction.
 
@@ -61,7 +93,7 @@ def draw_file(
         file: the image.
         matrix: original → input pixels.
         size: (height, width) that the image is said to have.
-        upright: see `read_image`.
+        upright, max_pixels: see `read_image`.
 
     Returns:
         The matrix that labels have to follow.
@@ -70,7 +102,8 @@ def draw_file(
         DataError: the file is missing, broken, or of another shape.
     """
     height, width = size
-    image = read_image(file, float(np.sqrt(abs(np.linalg.det(matrix[:, :2])))), upright)
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    image = read_image(file, scale, upright, max_pixels)
     shrunk = max(size) / max(image.shape[:2])  # a decoder rounds the shorter side
     rows, columns = image.shape[:2]
     off = [abs(n - m / shrunk) > 1 + 0.1 * n for n, m in ((rows, height), (columns, width))]
@@ -87,20 +120,67 @@ def reduction(scale: float) -> int:
     return next(f for f in (8, 4, 2, 1) if scale * f <= 1 + 1e-6 or f == 1)
 
 
-def upright_size(file: Path) -> tuple[int, int]:
+def upright_size(file: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) of an image with the camera's orientation applied, from its header.
 
     Raises:
-        DataError: the file is missing or no image.
+        DataError: the file is missing, too large or no image.
     """
     try:
-        with Image.open(file) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
-            return (image.width, image.height) if turned else (image.height, image.width)
+        data = read_file(file)
     except FileNotFoundError as error:
         raise DataError(f"image {file} does not exist", "check the path") from error
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise DataError(f"image {file} cannot be decoded: {error}", "replace the file") from error
+    except OSError as error:
+        raise DataError(f"image {file} cannot be read: {error.strerror}", _FIX) from error
+    height, width, turned = _header(data, file, max_pixels, upright=True)
+    return (width, height) if turned else (height, width)
+
+
+def _header(data: bytes, file: Path, most: int, upright: bool = False) -> tuple[int, int, bool]:
+    """(height, width) as a file says, before anything of that size is made, and, where it is
+    asked for, whether the camera was held upright."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
+            with Image.open(io.BytesIO(data)) as image:
+                height, width = image.height, image.width
+                if height * width > most:
+                    raise DataError(
+                        f"image {file} has {width}×{height} pixels, more than {most} are not "
+                        "decoded",
+                        _TOO_LARGE,
+                    )
+                # Of a PNG, the orientation may stand behind the pixels, which are decoded then.
+                turned = upright and image.getexif().get(_ORIENTATION, 1) in _TURNED
+    except Image.DecompressionBombError as error:
+        raise DataError(f"image {file}: {error}", _TOO_LARGE) from error
+    except BROKEN as error:
+        raise DataError(f"image {file} cannot be decoded: {error}", _FIX) from error
+    return height, width, turned
+
+
+def refuse_links_out(files: Iterable[Path], folder: Path) -> None:
+    """Refuse files that are links to somewhere outside of the folder that they belong to.
+
+    Raises:
+        DataError: names the first.
+    """
+    inside = os.path.realpath(folder)
+    parents: dict[Path, bool] = {}
+    for file in files:
+        away = parents.get(file.parent)
+        if away is None:
+            away = parents[file.parent] = not _within(file.parent, inside)
+        if away or (os.path.islink(file) and not _within(file, inside)):
+            raise DataError(
+                f"{file} is a link that leads out of {folder}",
+                "put the file itself there, or allow it by data.links=true",
+            )
+
+
+def _within(path: Path, inside: str) -> bool:
+    real = os.path.realpath(path)
+    return real == inside or real.startswith(inside + os.sep)
 
 
 def check_image_files(files: list[Path]) -> None:
@@ -115,6 +195,8 @@ def check_image_files(files: list[Path]) -> None:
     broken: list[DataError] = []
     for file in files:
         try:
+            if not file.is_file():
+                raise OSError(errno.EINVAL, "there is no such file")
             with file.open("rb") as stream:
                 head = stream.read(2)
                 stream.seek(0, io.SEEK_END)
@@ -153,5 +235,5 @@ def _decode_strictly(data: bytes, file: Path) -> None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+    except BROKEN as error:
         raise DataError(f"image {file} is broken or cut short: {error}", _FIX) from error

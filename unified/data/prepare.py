@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from unified.data.config import DataConfig
-
-log = logging.getLogger(__name__)
 
 
 def prepare(config: DataConfig) -> None:
@@ -16,5 +13,4 @@ def prepare(config: DataConfig) -> None:
         return
     from unified.data.shapes.write import generate  # slow to import, and seldom needed
 
-    if generate(Path(config.root), config.shapes):
-        log.info("generated shapes in %s", config.root)
+    generate(Path(config.root), config.shapes)

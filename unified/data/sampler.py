@@ -14,15 +14,22 @@ Key = tuple[int, int]
 class EpochSampler(Sampler[Key]):
     """Keys, shuffled per epoch, dealt out to the processes of a job.
 
-    Lightning calls `set_epoch`, so a resumed run draws what the uninterrupted one would have.
+    Lightning calls `set_epoch` after loaders have begun to read, so where a run goes on is said
+    here: (epoch, images of it that this process has seen).
     """
 
     def __init__(
-        self, length: int, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1
+        self,
+        length: int,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        start: tuple[int, int] = (0, 0),
     ) -> None:
         self.length, self.shuffle, self.seed = length, shuffle, seed
         self.rank, self.world = rank, world
-        self.epoch = 0
+        self.start, self.epoch = start, start[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch."""
@@ -38,5 +45,6 @@ class EpochSampler(Sampler[Key]):
         padded = np.resize(order, len(self) * self.world)
         # Validation always draws as in epoch 0: the same further views every time.
         epoch = self.epoch if self.shuffle else 0
-        for index in padded[self.rank :: self.world]:
+        seen = self.start[1] if self.epoch == self.start[0] else 0
+        for index in padded[self.rank :: self.world][seen:]:
             yield epoch, int(index)

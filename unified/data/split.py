@@ -74,6 +74,7 @@ class Sources:
                     f"{difference}",
                     "use the same category list, ids included, in every split",
                 )
+            _check_pixels(source, self.config.max_pixels)
             self._opened[kind] = source
         return self._opened[kind]
 
@@ -97,6 +98,19 @@ class Sources:
             f"split {self.split!r} has no {kind} labels: {file} does not exist",
             "add the file, check data.train and data.val, set data.derive=true where others "
             "tell as much, or leave out the tasks that need it: task=[…]",
+        )
+
+
+def _check_pixels(source: Source, most: int) -> None:
+    """Refuse sizes of which nothing should be made."""
+    pixels = source.images.heights.astype(float) * source.images.widths
+    if pixels.max() > most:
+        row = int(pixels.argmax())
+        height, width = source.images.size(row)
+        raise DataError(
+            f"{source.file}: image {source.images.ids[row]} is said to have {width}×{height} "
+            f"pixels, more than {most}",
+            "correct its size, or raise data.max_megapixels",
         )
 
 
@@ -132,6 +146,7 @@ class Split:
 
     def __init__(self, sources: Sources, kinds: Iterable[str]) -> None:
         self.name, self.folder = sources.split, sources.root / sources.split
+        self.max_pixels = sources.config.max_pixels
         self.sources = {kind: sources.open(kind) for kind in dict.fromkeys(kinds)}
         self.images = _union(list(self.sources.values()))
         self._place = {k: _places(self.images, s.images) for k, s in self.sources.items()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unified.errors import ConfigError
-from unified.implicit.config import OPERATORS, ImplicitConfig
+from unified.implicit.config import PLACES, ImplicitConfig
 from unified.implicit.decoder import Decoder
 from unified.implicit.operators import NEUTRAL, Operator, make_operator
 from unified.slots import slots_of
@@ -94,7 +94,7 @@ def penalty(network: nn.Module) -> Tensor | None:
 
 def _operator(config: ImplicitConfig, slot: str) -> str:
     place = slot.split(".")[0]
-    if place not in OPERATORS:
+    if place not in PLACES:
         raise TypeError(f"slot {slot}: a head keeps its slots in `align` and `refine`")
     operator: str = getattr(config, place)
     return operator
@@ -114,7 +114,7 @@ def _check_patterns(config: ImplicitConfig, heads: Mapping[str, nn.Module]) -> N
         *(
             (f"implicit.per_task.{task}.sites", config.of_task(task).sites, available[task])
             for task, overrides in config.per_task.items()
-            if "sites" in overrides
+            if overrides.sites is not None
         ),
     ]:
         for pattern in patterns:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
-from unified.errors import ConfigError
+Align = Literal["none", "add", "mul", "concat"]
+Refine = Literal["none", "add", "mul"]
+"""No concatenation: it would change the width of a head's output."""
 
-OPERATORS = {"align": ("none", "add", "mul", "concat"), "refine": ("none", "add", "mul")}
+PLACES = ("align", "refine")
+
+
+@dataclass
+class PerTask:
+    """What one task has of its own; null is what the others have."""
+
+    align: Align | None = None
+    refine: Refine | None = None
+    sites: list[str] | None = None
 
 
 @dataclass
@@ -24,42 +34,12 @@ class ImplicitConfig:
     """
 
     decoder: dict[str, Any] | None = None
-    align: str = "add"
-    refine: str = "mul"
+    align: Align = "add"
+    refine: Refine = "mul"
     sites: list[str] = field(default_factory=lambda: ["*"])
-    per_task: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _check("implicit", self.align, self.refine)
-        for task, overrides in self.per_task.items():
-            unknown = set(overrides) - {"align", "refine", "sites"}
-            if unknown:
-                raise ConfigError(
-                    f"implicit.per_task.{task}: unknown key {sorted(unknown)[0]!r}",
-                    "use align, refine or sites",
-                )
-            align, refine = (overrides.get(k, getattr(self, k)) for k in ("align", "refine"))
-            _check(f"implicit.per_task.{task}", align, refine)
+    per_task: dict[str, PerTask] = field(default_factory=dict)
 
     def of_task(self, task: str) -> ImplicitConfig:
         """The configuration as one task sees it."""
-        overrides = dict(self.per_task.get(task, {}))
-        if "sites" in overrides:
-            overrides["sites"] = list(overrides["sites"])
-        return replace(self, per_task={}, **overrides)
-
-
-def _check(prefix: str, align: str, refine: str) -> None:
-    if refine == "concat":
-        raise ConfigError(
-            f"{prefix}.refine=concat is not defined: refinement acts on a head's output tensor, "
-            "and concatenation would change its width",
-            f"use {prefix}.refine=mul or add; concat is available as {prefix}.align=concat",
-        )
-    for place, value in (("align", align), ("refine", refine)):
-        _check_choice(f"{prefix}.{place}", value, OPERATORS[place])
-
-
-def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{key}={value} is unknown", f"use one of: {', '.join(choices)}")
+        own = vars(self.per_task.get(task, PerTask()))
+        return replace(self, per_task={}, **{k: v for k, v in own.items() if v is not None})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from unified.bounds import Count, NonNegative
 from unified.implicit.linear import Linear
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ class Factorization(Linear):
         cls,
         widths: Sequence[int],
         neutrals: Sequence[float],
-        sigma: float = 0.02,
-        rank: int = 2,
+        sigma: NonNegative = 0.02,
+        rank: Count = 2,
         shared: bool = False,
     ) -> list[Self]:
         """A product per slot.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from unified.bounds import Count, NonNegative
 from unified.implicit.linear import Linear
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ class Network(Linear):
         cls,
         widths: Sequence[int],
         neutrals: Sequence[float],
-        sigma: float = 0.02,
-        latent: int | None = None,
+        sigma: NonNegative = 0.02,
+        latent: Count | None = None,
         shared: bool = False,
     ) -> list[Self]:
         """A network per slot.

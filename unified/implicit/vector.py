@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from unified.bounds import NonNegative
 from unified.implicit.decoder import Decoder, draw
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Vector(Decoder):
 
     @classmethod
     def of_task(
-        cls, widths: Sequence[int], neutrals: Sequence[float], sigma: float = 0.02
+        cls, widths: Sequence[int], neutrals: Sequence[float], sigma: NonNegative = 0.02
     ) -> list[Self]:
         """A code per slot, drawn from N(neutral, sigma)."""
         return [cls(width, neutral, sigma) for width, neutral in zip(widths, neutrals, strict=True)]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -59,7 +60,10 @@ class Categories:
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
         given = {f.name: state[f.name] for f in fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        space: Self = msgspec.convert(given, cls)
+        if len({len(v) for v in vars(space).values() if isinstance(v, tuple)}) != 1:
+            raise ValueError("ids, names and what else is said of categories differ in number")
+        return space
 
     def differs(self, other: Categories) -> str | None:
         if self.ids == other.ids and self.names == other.names:
@@ -204,6 +208,11 @@ class Images:
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of one image."""
         return int(self.heights[index]), int(self.widths[index])
+
+    def sizes(self) -> dict[int, tuple[int, int]]:
+        """Image id → (height, width)."""
+        sizes = zip(self.heights.tolist(), self.widths.tolist(), strict=True)
+        return dict(zip(self.ids.tolist(), sizes, strict=True))
 
 
 class Source(Protocol):

@@ -119,6 +119,7 @@ class PixelAsk(Ask):
 
 
 def class_masks(classes: Array) -> Iterator[tuple[int, Rle]]:
-    """Every class index of a map (H, W), and its pixels."""
+    """Every class index of a map (H, W), and its pixels; `IGNORE` is none."""
     for index in np.unique(classes):
-        yield int(index), encode(classes == index)
+        if index != IGNORE:
+            yield int(index), encode(classes == index)

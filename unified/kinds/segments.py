@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unified.arrays import IGNORE, Array, Json
 from unified.canvas import Canvas
+from unified.errors import DataError
 from unified.kinds.ids import look_up, numbers_of
 from unified.kinds.kind import Ask, Categories
 from unified.kinds.pixels import PixelCells, PixelClasses, PixelTargets
@@ -67,12 +68,14 @@ class SegmentLabel:
         ids: (S,) int64 of the segments that are listed, none of them `VOID`.
         labels: (S,) int64 class indices.
         crowd: (S,) bool.
+        file: where the pixels are from, for errors.
     """
 
     pixels: Array
     ids: Array
     labels: Array
     crowd: Array
+    file: str
 
     def seen(self, view: View, ask: SegmentAsk) -> SegmentCells:
         """Classes of the cells; only what is left of the pixels gets one."""
@@ -86,11 +89,26 @@ class SegmentLabel:
     def rows(self) -> Array:
         """(H, W) int32 row of the pixel's segment, from 1; 0 in crowds and in void."""
         listed = np.arange(len(self.ids), dtype=np.int64)[~self.crowd]
-        found = look_up(numbers_of(self.pixels), self.ids[~self.crowd], listed, np.uint16)
-        return np.asarray((found + np.uint16(1)).astype(np.int32))
+        numbers = numbers_of(self.pixels)
+        found = look_up(numbers, self.ids[~self.crowd], listed, np.uint16) + np.uint16(1)
+        self._refuse_unlisted(numbers[found == 0])
+        return np.asarray(found.astype(np.int32))
 
-    def _classes(self, pixels: Array) -> Array:
-        return look_up(pixels, self.ids[~self.crowd], self.labels[~self.crowd], np.uint8)
+    def _classes(self, numbers: Array) -> Array:
+        found = look_up(numbers, self.ids[~self.crowd], self.labels[~self.crowd], np.uint8)
+        self._refuse_unlisted(numbers[found == IGNORE])
+        return found
+
+    def _refuse_unlisted(self, numbers: Array) -> None:
+        """Of ids without a class, those of crowds and void may be."""
+        strange = numbers[numbers != VOID]
+        strange = strange[~np.isin(strange, self.ids)] if len(strange) else strange
+        if len(strange):
+            raise DataError(
+                f"label file {self.file} has pixels of segment {strange[0]}, which segments_info "
+                "does not list",
+                "list it, or make its pixels black",
+            )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import json
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -72,7 +73,9 @@ class CocoAP(Collector[Any]):
             evaluation.accumulate()
             evaluation.summarize()
         self.evaluation = evaluation
-        return {name: float(v) for name, v in zip(NAMES, evaluation.stats, strict=False)}
+        # Evaluators say -1 where there is no object that could be found.
+        stats = (float(v) if v >= 0 else math.nan for v in evaluation.stats)
+        return dict(zip(NAMES, stats, strict=False))
 
     @cached_property
     def truth(self) -> tuple[Any, Any]:

@@ -45,17 +45,20 @@ class MultilabelScores(Collector[tuple[Array, Array]]):
 
     def compute(self) -> dict[str, float]:
         records = self.sorted_records()
-        if not records:
+        if not any(present.any() for _, present in records.values()):
             return {"mAP": 0.0, "CF1": 0.0, "OF1": 0.0}
         scores = np.stack([r[0] for r in records.values()])
         present = np.stack([r[1] for r in records.values()])
         occurs = present.any(0)
+        columns = np.flatnonzero(occurs)
+        # One category alone is scored beside itself: the metric wants several.
+        columns = np.resize(columns, max(2, len(columns)))
         average = multilabel_average_precision(
-            torch.from_numpy(scores),
-            torch.from_numpy(present.astype(np.int64)),
-            num_labels=scores.shape[1],
+            torch.from_numpy(scores[:, columns]),
+            torch.from_numpy(present[:, columns].astype(np.int64)),
+            num_labels=len(columns),
             average="none",
-        )[torch.from_numpy(occurs)]
+        )
         said = scores > THRESHOLD
         hits, claims, truths = (said & present).sum(0), said.sum(0), present.sum(0)
         per_class = _f1(

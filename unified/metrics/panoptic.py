@@ -18,7 +18,7 @@ from PIL import Image
 
 from unified.errors import ConfigError
 from unified.kinds.kind import Source
-from unified.kinds.segments import PanopticSegments, PanopticTruth
+from unified.kinds.segments import PanopticSegments, PanopticTruth, SegmentLabel
 from unified.metrics.collect import Collector, Lookup
 from unified.view import ImageMeta
 
@@ -63,12 +63,7 @@ class PanopticQuality(Collector[tuple[bytes, list[dict[str, Any]]]]):
         truth: PanopticTruth = self.source.truth()
         with tempfile.TemporaryDirectory() as folder:
             found = self._write(Path(folder))
-            stat = _count(
-                [(truth.annotations[row["image_id"]], row) for row in found],
-                str(truth.folder),
-                folder,
-                categories,
-            )
+            stat = self._count(found, truth, folder, categories)
         scores: dict[str, float] = {}
         for suffix, isthing in GROUPS.items():
             # panopticapi divides by the number of categories that occur.
@@ -80,6 +75,44 @@ class PanopticQuality(Collector[tuple[bytes, list[dict[str, Any]]]]):
             mean = stat.pq_average(categories, isthing)[0] if occurs else {}
             scores |= {f"{m}{suffix}": float(mean.get(m.lower(), 0.0)) for m in ("PQ", "SQ", "RQ")}
         return scores
+
+    def _count(
+        self,
+        found: list[dict[str, Any]],
+        truth: PanopticTruth,
+        folder: str,
+        categories: dict[int, dict[str, Any]],
+    ) -> Any:
+        """panopticapi's counts of matched and unmatched segments per category."""
+        from panopticapi.evaluation import PQStat, pq_compute_single_core
+
+        def count(rows: list[dict[str, Any]]) -> Any:
+            pairs = [(self._measured(truth.annotations[row["image_id"]]), row) for row in rows]
+            return pq_compute_single_core(0, pairs, str(truth.folder), folder, categories)
+
+        # Most of the work is decoding PNGs and sorting pixels, which leave the interpreter free.
+        workers = min(8, os.cpu_count() or 1, len(found))
+        total = PQStat()
+        with contextlib.redirect_stdout(io.StringIO()), ThreadPoolExecutor(workers) as pool:
+            for stat in pool.map(count, [found[i::workers] for i in range(workers)]):
+                total += stat
+        return total
+
+    def _measured(self, annotation: dict[str, Any]) -> dict[str, Any]:
+        """An annotation with the areas that its PNG has, which panopticapi takes from the json.
+
+        Raises:
+            DataError: the PNG is one that panopticapi fails at, or takes for something else.
+        """
+        place = self.known[annotation["image_id"]]
+        label: SegmentLabel = self.source.read(place)  # type: ignore[assignment,arg-type]
+        pixels = np.bincount(label.rows().ravel(), minlength=len(label.ids) + 1)[1:]
+        areas = dict(zip(label.ids.tolist(), pixels.tolist(), strict=True))
+        parts = [
+            part if part.get("iscrowd") else part | {"area": areas[part["id"]]}
+            for part in annotation["segments_info"]
+        ]
+        return annotation | {"segments_info": parts}
 
     def write(self, folder: Path) -> None:
         """`panoptic.json` and `panoptic/*.png`, COCO's result format."""
@@ -116,24 +149,3 @@ def encode_segments(
         if present[number - 1]
     ]
     return stream.getvalue(), info
-
-
-def _count(
-    pairs: list[tuple[dict[str, Any], dict[str, Any]]],
-    truth: str,
-    found: str,
-    categories: dict[int, dict[str, Any]],
-) -> Any:
-    """panopticapi's counts of matched and unmatched segments per category."""
-    from panopticapi.evaluation import PQStat, pq_compute_single_core
-
-    def count(part: list[tuple[dict[str, Any], dict[str, Any]]]) -> Any:
-        return pq_compute_single_core(0, part, truth, found, categories)
-
-    # Most of the work is decoding PNGs and sorting pixels, which leave the interpreter free.
-    workers = min(8, os.cpu_count() or 1, len(pairs))
-    total = PQStat()
-    with contextlib.redirect_stdout(io.StringIO()), ThreadPoolExecutor(workers) as pool:
-        for stat in pool.map(count, [pairs[i::workers] for i in range(workers)]):
-            total += stat
-    return total

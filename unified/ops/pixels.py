@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from unified.arrays import IGNORE
-from unified.errors import ConfigError
 from unified.task import Losses, Mean, Publication
 from unified.view import ImageMeta
 
@@ -23,16 +23,12 @@ class PixelLogits(Publication):
     stride: int
 
 
-def focus_of(loss_kind: str, gamma: float) -> float:
-    """The exponent of `pixel_loss` that a configured kind of loss stands for.
+PixelLoss = Literal["cross_entropy", "focal"]
 
-    Raises:
-        ConfigError: the kind is unknown.
-    """
-    exponents = {"cross_entropy": 0.0, "focal": gamma}
-    if loss_kind not in exponents:
-        raise ConfigError(f"loss_kind={loss_kind} is unknown", "use cross_entropy or focal")
-    return exponents[loss_kind]
+
+def focus_of(loss_kind: PixelLoss, gamma: float) -> float:
+    """The exponent of `pixel_loss` that a configured kind of loss stands for."""
+    return gamma if loss_kind == "focal" else 0.0
 
 
 def segmentation_losses(logits: Tensor, classes: Tensor, gamma: float) -> Losses:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from unified.batch import Batch
+from unified.files import whole
+from unified.module import LOSS, UnifiedModule
 from unified.run.pictures import draw_batch, save_picture
 
 
@@ -53,14 +56,79 @@ class RampedEMA(WeightAveraging):
 
 
 class SavedConfig(Callback):
-    """`config.yaml`, when training begins: one that is refused leaves an older run as it was."""
+    """`config.yaml`, before anything else of a run.
+
+    That of a run that is resumed changes when training begins: a refusal leaves it as it was.
+    """
 
     def __init__(self, file: Path, text: str) -> None:
         self.file, self.text = file, text
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero and not self.file.exists():
+            self._write()
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            self.file.write_text(self.text)
+            self._write()
+
+    def _write(self) -> None:
+        with whole(self.file) as file:
+            file.write(self.text)
+
+
+class Stopwatch(Callback):
+    """Seconds of training, those before a run was interrupted included."""
+
+    def __init__(self) -> None:
+        self.before, self.began = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self.before + time.monotonic() - self.began
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.began = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = float(state_dict["seconds"])
+
+
+class EpochLine(Callback):
+    """A line per epoch, in a terminal and in a log file: losses, and scores where it was scored."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.began = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, UnifiedModule)
+        if not trainer.is_global_zero:
+            return
+        parts = [f"loss {pl_module.means.read().get(LOSS, math.nan):.4f}"]
+        interval = trainer.check_val_every_n_epoch or 1
+        if trainer.enable_validation and (trainer.current_epoch + 1) % interval == 0:
+            found = trainer.callback_metrics
+            for name, metric in pl_module.metrics.items():
+                value = float(found.get(f"val/{name}/{metric.primary}", math.nan))
+                parts.append(f"{name} {metric.primary} {value:.4f}")
+        whole = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+        seconds = time.monotonic() - self.began
+        print(f"epoch {trainer.current_epoch + 1}{whole}: {', '.join(parts)} ({seconds:.0f} s)")
+
+
+class LastValidated(Callback):
+    """The last epoch is scored, whatever the interval: every run has a best epoch."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
 
 
 class TrainingBatchPicture(Callback):

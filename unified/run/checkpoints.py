@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from unified.weights import for_use
+from unified.errors import OutputError
+from unified.files import whole
+from unified.weights import for_use, read_checkpoint
 
 BEST, LAST = "best", "last"
 
@@ -25,9 +27,32 @@ class RunCheckpoints(TorchCheckpointIO):
     ) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        with partial.open("wb") as file:
-            torch.save(for_use(checkpoint) if target.stem == BEST else checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        try:
+            with whole(target, "wb") as file:
+                torch.save(for_use(checkpoint) if target.stem == BEST else checkpoint, file)
+        except RuntimeError as error:  # how torch says that the disk is full
+            raise OutputError(
+                f"{target} cannot be written: {str(error).splitlines()[0]}",
+                "free some space and go on with resume=<run>; the previous one is intact",
+            ) from error
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """Containers and tensors, and nothing that executes."""
+        return read_checkpoint(path)
+
+
+class Kept(ModelCheckpoint):
+    """A checkpoint that knows its run again after the folder was moved, renamed or copied."""
+
+    def __init__(self, folder: Path, name: str, **options: Any) -> None:
+        super().__init__(folder, name, enable_version_counter=False, **options)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: self._here(state_dict.get(name, "")) for name in paths}
+        scores = {self._here(f): v for f, v in state_dict.get("best_k_models", {}).items()}
+        here = {"dirpath": self.dirpath, "best_k_models": scores}
+        super().load_state_dict({**state_dict, **moved, **here})
+
+    def _here(self, file: str) -> str:
+        return str(Path(str(self.dirpath)) / Path(file).name) if file else ""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from unified.errors import ConfigError
+from unified.files import cannot_write, locked
 
 log = logging.getLogger(__name__)
+LOCK = ".lock"
 
 
 def fresh_folder(name: str) -> Path:
@@ -21,6 +24,8 @@ def fresh_folder(name: str) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise cannot_write(folder, error) from error
         return folder
     raise ConfigError("no free name for a run folder", "set out=<folder>")
 
@@ -29,8 +34,19 @@ def output_folder(out: str | None, name: str) -> Path:
     """`out`, made where it is not there, or a fresh folder."""
     if out is None:
         return fresh_folder(name)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    return made(Path(out))
+
+
+def made(folder: Path) -> Path:
+    """The folder, there from now on.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     return folder
 
 
@@ -58,5 +74,22 @@ def refuse_full(out: str | None) -> None:
         )
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a run's folder: two processes that write into one would mix their files.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    with locked(folder / LOCK, wait=False) as held:
+        if not held:
+            raise ConfigError(
+                f"another process is writing into {folder}",
+                "wait for its end, stop it, or choose another folder",
+            )
+        yield
+
+
 def _is_empty(path: Path) -> bool:
-    return path.is_dir() and next(path.iterdir(), None) is None
+    """Hidden files are no files of a run, as the lock of one that began nothing."""
+    return path.is_dir() and all(file.name.startswith(".") for file in path.iterdir())

@@ -11,6 +11,10 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 
+from unified.errors import DataError
+from unified.files import whole
+from unified.module import UnifiedModule
+
 
 class History(Logger):
     """Writes the table, and goes on with that of a resumed run."""
@@ -52,12 +56,10 @@ class History(Logger):
         names = ["epoch", "step"]
         for row in self.rows.values():
             names += [name for name in row if name not in names]
-        partial = self.file.with_name(".metrics.csv.partial")
-        with partial.open("w", newline="") as file:
+        with whole(self.file) as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows[epoch] for epoch in sorted(self.rows))
-        partial.replace(self.file)
 
 
 class RowBeforeCheckpoint(Callback):
@@ -70,11 +72,22 @@ class RowBeforeCheckpoint(Callback):
         self.history = history
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        found = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
-        self.history.log_metrics(found | {"epoch": trainer.current_epoch}, trainer.global_step - 1)
+        assert isinstance(pl_module, UnifiedModule)
+        row = pl_module.train_means() | {"epoch": trainer.current_epoch}
+        self.history.log_metrics(row, trainer.global_step - 1)
 
 
 def read_history(file: Path) -> list[dict[str, float]]:
-    """Rows of a `metrics.csv`, without the cells that are empty."""
-    with file.open(newline="") as stream:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(stream)]
+    """Rows of a `metrics.csv`, without the cells that are empty.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        with file.open(newline="") as stream:
+            rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(stream)]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise DataError(f"{file} is damaged: {error}", "restore it, or move it away") from error
+    if any("epoch" not in row for row in rows):
+        raise DataError(f"{file} has a row without an epoch", "restore it, or move it away")
+    return rows

@@ -5,16 +5,17 @@ from __future__ import annotations
 import glob
 import json
 import logging
+import os
+from collections import Counter
 from collections.abc import Iterable
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unified.data.images import read_image
 from unified.errors import DataError
-from unified.inference import Predictor
+from unified.files import cannot_write
+from unified.inference import Predictor, usable
 from unified.run.folder import output_folder, refuse_to_overwrite
 from unified.run.pictures import draw_prediction, save_picture
 from unified.schema import Config, needed
@@ -31,15 +32,15 @@ def predict(config: Config) -> dict[str, Any]:
     names = picture_names(files)
     refuse_to_overwrite(config.out, (RESULTS, *names))
     state = read_checkpoint(needed(config.ckpt, "ckpt", "predict"))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    predictor = Predictor(*rebuild(state, config), device)
+    most = config.data.max_pixels
+    predictor = Predictor(*rebuild(state, config), usable(None), max_pixels=most)
     folder = output_folder(config.out, f"{config.name}-predict")
-    results: list[dict[str, Any]] = []
+    results, found_in_all = Rows(folder / RESULTS), Counter[str]()
     broken: list[str] = []
     for file, name in zip(files, names, strict=True):
         try:
             found = predictor.predict(file)
-            rgb = read_image(file, upright=True)
+            rgb = read_image(file, upright=True, max_pixels=most)
         except DataError as error:
             # One bad file among many must not cost the results of the others.
             log.warning("%s", error)
@@ -52,13 +53,47 @@ def predict(config: Config) -> dict[str, Any]:
             for task, result in found.items()
         }
         results.append(image | by_task)
+        found_in_all.update({t: len(rows) for t, rows in by_task.items() if isinstance(rows, list)})
         picture = draw_prediction(rgb, found, predictor.spaces, config.min_score)
         save_picture(picture, folder / name)
-    (folder / RESULTS).write_text(json.dumps(results))
-    print(f"predicted {len(results)} of {len(files)} images → {folder}")
-    if not results:
+    shown = ", ".join(f"{task} {count}" for task, count in found_in_all.items())
+    print(
+        f"predicted {results.count} of {len(files)} images → {folder}; found: {shown or 'nothing'}"
+    )
+    if results.count and not found_in_all.total():
+        print(f"nothing scored min_score={config.min_score} or more; a lower one shows more")
+    if not results.count:
         raise DataError(f"none of the {len(files)} images could be read", f"look at {broken[0]}")
-    return {"images": len(results), "out": str(folder), "broken": broken}
+    return {"images": results.count, "out": str(folder), "broken": broken}
+
+
+class Rows:
+    """A json list that is complete after every row: what is computed is not lost.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+
+    END = b"\n]\n"
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.count = file, 0
+        self._write("wb", b"[" + self.END)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row."""
+        text = json.dumps(row, allow_nan=False).encode()
+        self._write("r+b", (b",\n" if self.count else b"\n") + text + self.END)
+        self.count += 1
+
+    def _write(self, mode: str, text: bytes) -> None:
+        try:
+            with self.file.open(mode) as stream:
+                if mode == "r+b":
+                    stream.seek(-len(self.END), os.SEEK_END)
+                stream.write(text)
+        except OSError as error:
+            raise cannot_write(self.file, error) from error
 
 
 def picture_names(files: Iterable[Path]) -> list[str]:
@@ -77,15 +112,21 @@ def find_images(source: str) -> list[Path]:
         DataError: nothing matches.
     """
     path = Path(source)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-    else:
-        files = [Path(p) for p in sorted(glob.glob(source, recursive=True)) if Path(p).is_file()]
+    try:
+        if path.is_file():
+            return [path]
+        if path.is_dir():
+            files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        else:
+            found = map(Path, sorted(glob.glob(source, recursive=True)))
+            files = [file for file in found if file.is_file()]
+    except OSError as error:
+        raise DataError(
+            f"source={source:.200} cannot be looked for: {error.strerror}", "check the path"
+        ) from error
     if not files:
         raise DataError(
-            f"source={source} matches no image",
+            f"source={source:.200} matches no image",
             "give an image, a folder of images or a quoted glob",
         )
     return files

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from unified import __version__
+from unified.data.datamodule import DataModule
 from unified.data.dataset import ViewDataset
 from unified.data.images import read_image
+from unified.files import whole
 from unified.implicit.bank import codes_of
 from unified.inference import Predictor
 from unified.module import UnifiedModule
@@ -37,8 +40,9 @@ def report(
 ) -> None:
     """All that belongs to a scored network: files, curves, pictures, a table on the terminal."""
     config = module.config
-    document = {"metrics": scores, **facts_of(module), **facts}
-    (folder / RESULTS).write_text(json.dumps(document, indent=2))
+    named = {task: {n: None if isnan(v) else v for n, v in s.items()} for task, s in scores.items()}
+    with whole(folder / RESULTS) as file:
+        json.dump({"metrics": named, **facts_of(module), **facts}, file, indent=2, allow_nan=False)
     for name, metric in module.metrics.items():
         metric.write(folder)
         curves = metric.curves()
@@ -52,6 +56,20 @@ def report(
     picture = write_comparisons(folder, predictor, dataset, config.min_score)
     print_scores(scores, f"{config.name}: {', '.join(config.task)}")
     print(f"run: {folder}\npicture: {picture}")
+
+
+def opening(module: UnifiedModule, data: DataModule, folder: Path, where: str) -> Iterator[str]:
+    """What is about to happen, before the first silent second."""
+    facts, config = facts_of(module), module.config
+    assert data.train_split is not None
+    kinds = ", ".join(data.train_split.sources)
+    yield (
+        f"data: {config.data.root}, {len(data.train_split)} images to learn from, "
+        f"{len(data.val_split)} to score ({kinds})"
+    )
+    codes = f"{facts['code_parameters']:,} of codes" if facts["code_parameters"] else "no codes"
+    yield f"tasks: {', '.join(module.tasks)}; {facts['parameters']:,} parameters, {codes}"
+    yield f"device: {where}; run: {folder}"
 
 
 def facts_of(module: UnifiedModule) -> dict[str, Any]:
@@ -99,7 +117,8 @@ def print_scores(scores: Scores, title: str) -> None:
     table.add_column("value", justify="right")
     for task, values in scores.items():
         for index, (name, value) in enumerate(values.items()):
-            table.add_row(task if index == 0 else "", name, f"{value:.4f}")
+            shown = "–" if isnan(value) else f"{value:.4f}"
+            table.add_row(task if index == 0 else "", name, shown)
         table.add_section()
     Console().print(table)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +26,17 @@ NOT_THE_USERS = (
     ".*exists and is not empty.*",  # checkpoints are meant to be there
     ".*number of training batches.*",
     ".*sync_dist=True.*",  # what is logged is the same in all processes
+    ".*dataloader is not resumable.*",  # its sampler knows where to go on
+    ".*LeafSpec.*",  # of Lightning about torch
 )
+
+
+class EpochBar(RichProgressBar):
+    """Counts epochs from one, as people do."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        most = self.trainer.max_epochs or -1
+        return f"Epoch {current_epoch + 1}" + (f"/{most}" if most > 0 else "")
 
 
 def make_trainer(
@@ -42,9 +54,12 @@ def make_trainer(
         on_gpu = torch.cuda.is_available() and given.get("accelerator") != "cpu"
         bf16 = on_gpu and torch.cuda.is_bf16_supported()
         given["precision"] = "bf16-mixed" if bf16 else "32-true"
+    _check_devices(given)
     for message in NOT_THE_USERS:
         warnings.filterwarnings("ignore", message)
-    bars = [RichProgressBar(REFRESH, leave=False)] if given.get("enable_progress_bar", True) else []
+    # In a log file, the lines of the epochs are what can be read.
+    watched = given.pop("enable_progress_bar", True) and sys.stdout.isatty()
+    bars = [EpochBar(REFRESH, leave=False)] if watched else []
     try:
         return pl.Trainer(
             callbacks=[*callbacks, *bars],
@@ -53,12 +68,27 @@ def make_trainer(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             enable_model_summary=False,
+            enable_progress_bar=bool(bars),
             **given,
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise ConfigError(
             f"trainer: {error}", "see the arguments of lightning.pytorch.Trainer"
         ) from error
+
+
+def _check_devices(given: Mapping[str, Any]) -> None:
+    """Refuse more processes than there are devices: each would train on its own."""
+    devices, accelerator = given.get("devices"), given.get("accelerator", "auto")
+    if not isinstance(devices, int) or accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        return
+    on_gpu = torch.cuda.is_available() and accelerator != "cpu"
+    there = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
+    if devices > there:
+        raise ConfigError(
+            f"trainer.devices={devices}, and there are {there} {'GPUs' if on_gpu else 'cores'}",
+            f"use {there} or fewer",
+        )
 
 
 def validate(trainer: pl.Trainer, module: UnifiedModule, data: DataModule) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from unified.bounds import Count, Whole
 from unified.errors import ConfigError
 from unified.trunks.layers import ACTIVATIONS, ConvNormAct, Residual
 from unified.trunks.neck import CSPNeck
@@ -53,11 +54,11 @@ class CSPTrunk(nn.Module):
 
     def __init__(
         self,
-        stem: int,
-        widths: Sequence[int],
-        depths: Sequence[int],
-        neck_depth: int,
-        spp_pairs: int = 0,
+        stem: Count,
+        widths: Sequence[Count],
+        depths: Sequence[Whole],
+        neck_depth: Whole,
+        spp_pairs: Whole = 0,
         activation: str = "silu",
     ) -> None:
         super().__init__()
@@ -66,6 +67,10 @@ class CSPTrunk(nn.Module):
                 f"trunk.widths={list(widths)} trunk.depths={list(depths)}: a CSP trunk has five "
                 "stages",
                 "give five numbers each, as in conf/trunk/yolor_csp.yaml",
+            )
+        if any(width % 2 for width in widths):
+            raise ConfigError(
+                f"trunk.widths={list(widths)}: a stage is split into two halves", "use even numbers"
             )
         if activation not in ACTIVATIONS:
             raise ConfigError(

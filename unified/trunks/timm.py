@@ -10,6 +10,7 @@ import torch
 from timm.layers.format import Format
 from torch import Tensor, nn
 
+from unified.bounds import Count, Name, Whole
 from unified.errors import ConfigError
 from unified.trunks.neck import CSPNeck
 
@@ -34,10 +35,10 @@ class TimmTrunk(nn.Module):
 
     def __init__(
         self,
-        name: str,
+        name: Name,
         pretrained: bool = False,
-        width: int = 128,
-        neck_depth: int = 2,
+        width: Count = 128,
+        neck_depth: Whole = 2,
         image_size: int = 640,
     ) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from unified.errors import DataError
 
 IMAGES = [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 6}]
 GOOD = {"id": 17, "image_id": 1, "category_id": 2, "bbox": [0, 1, 2.5, 3]}
-NUMBERS = st.floats(-1e6, 1e6) | st.integers(-(2**40), 2**40)
+NUMBERS = st.floats(-1e6, 1e6) | st.integers(-(10**6), 10**6)
 
 
 @settings(max_examples=100, deadline=None)
@@ -143,8 +143,8 @@ def test_a_wrong_category_is_named(tmp_path: Path, row: Any, field: str) -> None
     ("change", "said"),
     [
         ({"height": "480"}, "`height`"),
-        ({"height": 0}, "size"),
-        ({"width": -3}, "size"),
+        ({"height": 0}, "`height`"),
+        ({"width": -3}, "`width`"),
         ({"width": 6.5}, "`width`"),
         ({"file_name": None}, "`file_name`"),
         ({"id": "a"}, "`id`"),

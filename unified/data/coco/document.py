@@ -10,8 +10,9 @@ import json
 import mmap
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,20 +22,21 @@ from unified.errors import DataError
 from unified.kinds.kind import Images
 
 Entry = TypeVar("Entry", bound=msgspec.Struct)
+Id = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""Evaluators hold ids as floating point numbers, and take no negative ones."""
+Flag = Literal[0, 1] | bool
 
 
 class Image(msgspec.Struct):
     """An entry of `images`; LVIS names its images by URL only."""
 
-    id: int
-    height: int
-    width: int
+    id: Id
+    height: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    width: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
     file_name: str | None = None
     coco_url: str | None = None
 
     def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
-            raise ValueError(f"Expected a size, got width {self.width} and height {self.height}")
         if not (self.file_name or self.coco_url):
             raise ValueError("Object missing required field `file_name`")
         check_name(self.file_name or "")
@@ -42,14 +44,14 @@ class Image(msgspec.Struct):
 
 def check_name(name: str) -> None:
     """Refuse names that lead out of the folder they belong to."""
-    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts or "\0" in name:
         raise ValueError(f"Expected a name inside of the folder, got `{name}` - at `$.file_name`")
 
 
 class Category(msgspec.Struct):
     """An entry of `categories`."""
 
-    id: int
+    id: Id
     name: str
 
 
@@ -111,6 +113,7 @@ class Document:
         """The images that the file lists, by rising id."""
         fix = "each image needs id, file_name, height and width"
         rows = sorted(self.entries("images", Image, fix), key=lambda row: row.id)
+        self._refuse_repeated("images", [row.id for row in rows])
         return Images(
             ids=np.array([row.id for row in rows], np.int64),
             heights=np.array([row.height for row in rows], np.int64),
@@ -121,8 +124,15 @@ class Document:
     def categories(self, entry: type[Entry]) -> list[Entry]:
         """The categories, by rising id."""
         fix = "each category needs id and name"
-        rows: list[Any] = list(self.entries("categories", entry, fix))
-        return sorted(rows, key=lambda row: row.id)
+        rows: list[Any] = sorted(self.entries("categories", entry, fix), key=lambda row: row.id)
+        self._refuse_repeated("categories", [row.id for row in rows])
+        return rows
+
+    def _refuse_repeated(self, name: str, ids: Sequence[int]) -> None:
+        """Of rising ids, refuse one that stands twice: what is it that it names?"""
+        for one, following in pairwise(ids):
+            if one == following:
+                raise self.refuse(name, f"id {one} stands twice", "give each an id of its own")
 
 
 def _read(path: Path) -> _Lists:

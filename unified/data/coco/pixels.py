@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from unified.arrays import IGNORE, Array
-from unified.data.coco.document import Category, Document
-from unified.data.coco.objects import RunLengths
+from unified.data.coco.document import Category, Document, Id
+from unified.data.coco.objects import RunLengths, check_size
 from unified.data.coco.png import read_grey
 from unified.data.coco.table import Table, TableBuilder
 from unified.data.split import Sources
@@ -24,9 +24,9 @@ from unified.rle import decode
 class Annotation(msgspec.Struct):
     """An entry of `annotations`; with pixel maps, nothing of it is needed."""
 
-    id: int
-    image_id: int
-    category_id: int
+    id: Id
+    image_id: Id
+    category_id: Id
     segmentation: RunLengths | None = None
 
 
@@ -58,7 +58,10 @@ class StuffMaps:
     def _read_run_lengths(self, document: Document) -> Table:
         builder = TableBuilder(document)
         fix = "without pixel maps an annotation needs id, image_id, category_id and run lengths"
+        sizes = self.images.sizes()
         for row in document.entries("annotations", Annotation, fix):
+            if row.segmentation:
+                check_size(document, sizes, row.image_id, row.id, row.segmentation)
             rle = row.segmentation.compressed() if row.segmentation else b""
             builder.add(row.image_id, row.id, row.category_id, (0, 0, 0, 0), 0, False, rle=rle)
         if not builder.rles:
@@ -74,7 +77,19 @@ class StuffMaps:
         if self.table is not None:
             return CategoryLabel(_paint(self.table, index, size, self.space.ids), self.class_of)
         name = Path(self.images.names.text(index)).with_suffix(".png")
-        return CategoryLabel(read_grey(self.folder / name, size), self.class_of)
+        pixels = read_grey(self.folder / name, size)
+        self._refuse_unknown(pixels, self.folder / name)
+        return CategoryLabel(pixels, self.class_of)
+
+    def _refuse_unknown(self, pixels: Array, file: Path) -> None:
+        """A value is the id of a category, or 0 or 255, which say that there is none."""
+        present = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256))
+        strange = present[(self.class_of[present] == IGNORE) & (present > 0) & (present < IGNORE)]
+        if len(strange):
+            raise DataError(
+                f"label file {file} has the value {strange[0]}, which is the id of no category",
+                f"list it among the categories of {self.file}, or write 0 or 255",
+            )
 
     def files(self) -> list[Path]:
         if self.table is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pyspng
 from PIL.PngImagePlugin import PngImageFile
 
 from unified.arrays import Array
+from unified.data.images import read_file
 from unified.errors import DataError
 
-BITS, COLOUR = slice(24, 25), slice(25, 26)
-"""Where a PNG's header says how many bits a channel has, and what its pixels are."""
+SIZE, BITS, COLOUR = slice(16, 24), slice(24, 25), slice(25, 26)
+"""Where a PNG's header says how large it is, how many bits a channel has, and of what sort."""
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = b"\x00", b"\x02", b"\x03", b"\x04", b"\x06"
 
 
@@ -24,13 +26,13 @@ def read_grey(file: Path, size: tuple[int, int]) -> Array:
     Raises:
         DataError: the file is missing, broken, a colour image, or not of the image's size.
     """
-    data = _read(file)
+    data = _read(file, size)
     if data[COLOUR] not in (GREY, PALETTE):
         raise DataError(
             f"label file {file} is a colour image",
             "stuff maps are grey or indexed images whose values are category ids",
         )
-    return _decode(file, data, size)
+    return _decode(file, data)
 
 
 @lru_cache(maxsize=4)
@@ -42,30 +44,38 @@ def read_colours(file: Path, size: tuple[int, int]) -> Array:
     Raises:
         DataError: the file is missing, broken, no colour image, or not of the image's size.
     """
-    data = _read(file)
+    data = _read(file, size)
     if data[COLOUR] not in (RGB, RGBA):
         raise DataError(
             f"label file {file} is a grey or indexed image",
             "panoptic labels are colour images: R + 256 G + 65536 B is the id of a segment",
         )
-    return _decode(file, data, size)
+    return _decode(file, data)
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path, size: tuple[int, int]) -> bytes:
+    """The bytes of a PNG that says it has the size, before anything of that size is made."""
     try:
-        data = file.read_bytes()
+        data = read_file(file)
     except OSError as error:
         raise _unreadable(file, error.strerror) from error
     if data[:4] != b"\x89PNG" or b"IEND" not in data[-12:]:
         raise _unreadable(file, "it is no PNG, or cut short")
-    if data[BITS] not in (b"\x01", b"\x02", b"\x04", b"\x08"):
+    fewer = (b"\x01", b"\x02", b"\x04") if data[COLOUR] == PALETTE else ()
+    if data[BITS] not in (b"\x08", *fewer):
         raise DataError(
             f"label file {file} has {data[24]} bits per channel", "write label files with 8 bits"
+        )
+    width, height = struct.unpack(">II", data[SIZE])
+    if (height, width) != size:
+        raise DataError(
+            f"label file {file} is {width}×{height} pixels, its image {size[1]}×{size[0]}",
+            "write label files at the size of their images",
         )
     return data
 
 
-def _decode(file: Path, data: bytes, size: tuple[int, int]) -> Array:
+def _decode(file: Path, data: bytes) -> Array:
     """(H, W) or (H, W, 3) uint8; an index image gives its indices."""
     try:
         if data[COLOUR] == PALETTE:  # pyspng is faster, but turns indices into colours
@@ -74,12 +84,6 @@ def _decode(file: Path, data: bytes, size: tuple[int, int]) -> Array:
             pixels = pyspng.load(data, "L" if data[COLOUR] == GREY else "RGB")
     except (OSError, SyntaxError, ValueError, RuntimeError) as error:
         raise _unreadable(file, str(error)) from error
-    if pixels.shape[:2] != size:
-        raise DataError(
-            f"label file {file} is {pixels.shape[1]}×{pixels.shape[0]} pixels, its image "
-            f"{size[1]}×{size[0]}",
-            "write label files at the size of their images",
-        )
     return np.asarray(pixels)
 
 

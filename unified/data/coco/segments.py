@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import torch
 
 from unified.arrays import IGNORE, Array, Ragged
-from unified.data.coco.document import Document, check_name
+from unified.data.coco.document import Document, Flag, Id, check_name
 from unified.data.coco.objects import check_box
 from unified.data.coco.png import read_colours
 from unified.data.coco.table import Table, TableBuilder
@@ -36,11 +37,11 @@ FIX = (
 class Segment(msgspec.Struct):
     """An entry of `segments_info`."""
 
-    id: int
-    category_id: int
+    id: Annotated[int, msgspec.Meta(ge=0, lt=2**24)]
+    category_id: Id
     bbox: tuple[float, float, float, float]
     area: float
-    iscrowd: int | bool = 0
+    iscrowd: Flag = 0
 
     def __post_init__(self) -> None:
         check_box(self.bbox)
@@ -51,7 +52,7 @@ class Segment(msgspec.Struct):
 class Annotation(msgspec.Struct):
     """An entry of `annotations`: one image."""
 
-    image_id: int
+    image_id: Id
     file_name: str
     segments_info: list[Segment]
 
@@ -62,9 +63,9 @@ class Annotation(msgspec.Struct):
 class PanopticCategory(msgspec.Struct):
     """An entry of `categories`."""
 
-    id: int
+    id: Id
     name: str
-    isthing: int | bool
+    isthing: Flag
 
 
 class PanopticMaps:
@@ -85,6 +86,10 @@ class PanopticMaps:
         self.space = self._space(document)
         builder, names = TableBuilder(document), {}
         for row in document.entries("annotations", Annotation, FIX):
+            if row.image_id in names:
+                raise document.refuse(
+                    f"image {row.image_id}", "it is annotated twice", "keep one of the annotations"
+                )
             names[row.image_id] = row.file_name
             for part in row.segments_info:
                 builder.add(
@@ -124,7 +129,11 @@ class PanopticMaps:
         rows = self.table.rows(index)
         table = self.table
         return SegmentLabel(
-            self.pixels(index), table.ids[rows], table.labels[rows], table.crowd[rows]
+            self.pixels(index),
+            table.ids[rows],
+            table.labels[rows],
+            table.crowd[rows],
+            str(self.png(index)),
         )
 
     def files(self) -> list[Path]:

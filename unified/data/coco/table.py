@@ -13,6 +13,9 @@ from unified.data.coco.document import Document
 from unified.kinds.objects import ObjectLabel
 from unified.kinds.outlines import Outlines
 
+FARTHEST = 1e7
+"""Pixels from the corner of an image at which nothing can be meant."""
+
 
 @dataclass
 class Table:
@@ -135,6 +138,7 @@ class TableBuilder:
         place = self._look_up(self.images, {int(k): i for i, k in enumerate(images)}, "image")
         index = {category: i for i, category in enumerate(categories)}
         labels = self._look_up(self.categories, index, "category")
+        self._refuse_far()
         order = np.argsort(place, kind="stable")
         ring_first = offsets_of(self.ring_counts)
         owned = np.repeat(ring_first[:-1][order], np.diff(ring_first)[order])
@@ -155,6 +159,19 @@ class TableBuilder:
             if self.rles
             else Ragged(np.zeros(0, np.uint8), np.zeros(len(order) + 1, np.int64)),
         )
+
+    def _refuse_far(self) -> None:
+        """Corners that lie where nothing can be meant, and would be drawn for minutes."""
+        xy = np.frombuffer(self.xy, np.float32)
+        far = np.flatnonzero(~(np.abs(xy) <= FARTHEST))
+        if len(far):
+            ring = np.searchsorted(offsets_of(self.ring_lengths), far[0], side="right") - 1
+            row = np.searchsorted(offsets_of(self.ring_counts), ring, side="right") - 1
+            raise self.document.refuse(
+                f"annotation {self.ids[row]}",
+                f"its segmentation has a corner at {xy[far[0]]:g}",
+                "corners are pixels of the image",
+            )
 
     def _look_up(self, keys: array[int], index: Mapping[int, int], what: str) -> Array:
         values = np.fromiter((index.get(key, -1) for key in keys), np.int64, len(keys))

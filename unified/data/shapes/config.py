@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Annotated
 
-from unified.errors import ConfigError
+from msgspec import Meta
+
+from unified.bounds import Count, Whole
 
 
 @dataclass
@@ -19,14 +22,8 @@ class ShapesConfig:
         seed: start of all randomness.
     """
 
-    train: int = 3000
-    val: int = 200
-    size: int = 128
-    recurrence: int = 30
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.train, self.val, self.recurrence) < 1 or self.size < 64:
-            raise ConfigError(
-                f"data.shapes={asdict(self)} is too small", "use size ≥ 64 and at least one image"
-            )
+    train: Count = 3000
+    val: Count = 200
+    size: Annotated[int, Meta(ge=64, le=4096)] = 128
+    recurrence: Count = 30
+    seed: Whole = 0

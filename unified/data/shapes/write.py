@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-import tempfile
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from rich.progress import track
 
 from unified.arrays import Array
 from unified.data.shapes.captions import describe
@@ -32,8 +34,10 @@ from unified.data.shapes.world import (
     shape_id,
 )
 from unified.errors import ConfigError
+from unified.files import locked
 from unified.rle import encode
 
+log = logging.getLogger(__name__)
 VERSION = 10
 STAMP = "shapes.json"
 Row = dict[str, Any]
@@ -42,8 +46,8 @@ Row = dict[str, Any]
 def generate(root: Path, config: ShapesConfig) -> bool:
     """Write the data set unless it is there already.
 
-    It is written beside its place and moved there when complete, so an interrupted or a
-    concurrent run leaves nothing half-finished.
+    It is written beside its place and moved there when complete; whoever wants the same data at
+    the same time waits. What an interrupted run left is removed.
 
     Returns:
         Whether anything was written.
@@ -52,34 +56,39 @@ def generate(root: Path, config: ShapesConfig) -> bool:
         ConfigError: `root` holds something else.
     """
     stamp = {"version": VERSION, **asdict(config)}
-    if root.exists() and any(root.iterdir()):
-        file = root / STAMP
-        if file.is_file() and json.loads(file.read_text()) == stamp:
-            return False
-        raise ConfigError(
-            f"{root} exists and is not the shapes data set asked for ({stamp})",
-            "set data.root to another folder, or delete that one",
-        )
+    if _is_there(root, stamp):
+        return False
     root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    partial.chmod(0o755)
-    try:
-        frequency: list[str] = []
-        for index, (split, count) in enumerate((("train", config.train), ("val", config.val))):
-            frequency = _write_split(partial, split, index, count, config, frequency)
-        (partial / STAMP).write_text(json.dumps(stamp))
-        if root.exists():
-            root.rmdir()
+    with locked(root.parent / f".{root.name}.lock", wait=True):
+        if _is_there(root, stamp):
+            return False  # another process wrote it while this one waited
+        partial = root.parent / f".{root.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
+        partial.mkdir()
+        log.info("generating %d images in %s", config.train + config.val, root)
         try:
+            frequency: list[str] = []
+            for index, (split, count) in enumerate((("train", config.train), ("val", config.val))):
+                frequency = _write_split(partial, split, index, count, config, frequency)
+            (partial / STAMP).write_text(json.dumps(stamp))
+            if root.exists():
+                root.rmdir()
             partial.rename(root)
-        except OSError:
-            # Another process finished first; its result is the same.
-            if not (root / STAMP).is_file():
-                raise
-            return False
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return True
+
+
+def _is_there(root: Path, stamp: dict[str, Any]) -> bool:
+    if not root.exists() or not any(root.iterdir()):
+        return False
+    file = root / STAMP
+    if file.is_file() and json.loads(file.read_text()) == stamp:
+        return True
+    raise ConfigError(
+        f"{root} exists and is not the shapes data set asked for ({stamp})",
+        "set data.root to another folder, or delete that one",
+    )
 
 
 def _write_split(
@@ -97,7 +106,8 @@ def _write_split(
     )
     odds = np.repeat(fine_probabilities() / sizes, sizes)
     writer = SplitWriter(first_id=1 + index * 1_000_000)
-    for number in range(count):
+    watched = sys.stderr.isatty()
+    for number in track(range(count), f"generating {split}", transient=True, disable=not watched):
         rng = np.random.default_rng((config.seed, index, number))
         scene = draw_scene(rng, population, odds, config.size)
         name = f"{split}_{number:06d}"

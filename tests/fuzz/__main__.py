@@ -1,0 +1,90 @@
+"""Feed bad and unusual inputs to real commands: `make fuzz`, or
+
+python tests/fuzz [text that the name of a case contains]
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT / "tests")
+sys.path.append(str(ROOT / "tests" / "bench"))
+
+from fuzz.inputs import attempt, prepare  # noqa: E402
+from fuzz.sandbox import BAD, CLEAR, HYDRA, RIGHT, Outcome  # noqa: E402
+from results import table, write  # noqa: E402
+
+VERDICTS = (CLEAR, HYDRA, RIGHT, *BAD)
+
+
+def main(wanted: str = "") -> None:
+    with tempfile.TemporaryDirectory() as place:
+        inputs = prepare(Path(place))
+        cases = [c for c in inputs.all() if wanted in f"{c.group}: {c.name}"]
+        outcomes: list[Outcome] = []
+        for index, case in enumerate(cases):
+            folder = Path(place) / "cases" / str(index)
+            folder.mkdir(parents=True)
+            outcome = attempt(case, folder, inputs)
+            outcomes.append(outcome)
+            if outcome.verdict in BAD:
+                last = "\n".join(line[:200] for line in outcome.said.strip().splitlines()[-4:])
+                print(f"[{index}] {outcome.verdict}: {case.group}: {case.name[:200]}\n{last}")
+            shutil.rmtree(folder, ignore_errors=True)
+    rows = _rows(outcomes)
+    print(table(["group", "cases", *VERDICTS], rows))
+    if not wanted:
+        _report(outcomes, rows)
+
+
+def _rows(outcomes: list[Outcome]) -> list[list[str]]:
+    groups = list(dict.fromkeys(outcome.case.group for outcome in outcomes))
+    rows = []
+    for group in [*groups, "all"]:
+        counts = Counter(o.verdict for o in outcomes if group in ("all", o.case.group))
+        numbers = [counts[verdict] for verdict in VERDICTS]
+        rows.append([group, *map(str, [sum(numbers), *numbers])])
+    return rows
+
+
+def _report(outcomes: list[Outcome], rows: list[list[str]]) -> None:
+    left = [
+        [
+            o.case.group,
+            o.case.name.replace("|", "/"),
+            o.verdict,
+            o.said.strip().splitlines()[-1][:120],
+        ]
+        for o in outcomes
+        if o.verdict in BAD
+    ]
+    accepted = [f"`{o.case.group}: {o.case.name}`" for o in outcomes if o.verdict == RIGHT]
+    write(
+        "robustness",
+        "Bad and unusual inputs",
+        "make fuzz",
+        [
+            "Every case is a real command in a process of its own (`tests/fuzz`). *Clear*: one "
+            "error that names the culprit and the fix. *Accepted and right*: the command ended, "
+            "and what it left is complete; data that was accepted scores one against itself.",
+            table(["group", "cases", *VERDICTS], rows),
+            "## Not as it should be",
+            table(["group", "case", "verdict", "said"], left) if left else "Nothing.",
+            "## Accepted and right",
+            ", ".join(accepted) + ".",
+        ],
+    )
+
+
+def _last_line(outcome: Outcome) -> str:
+    lines = outcome.said.strip().splitlines()
+    return lines[-1][:120] if lines else ""
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
