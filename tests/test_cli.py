@@ -513,3 +513,16 @@ def test_two_runs_do_not_share_a_folder(
         refused = run_command("train", *small, f"out={tmp_path}", cwd=tmp_path, check=False)
     assert refused.returncode == 2
     assert f"another process is writing into {tmp_path}" in refused.stderr
+
+
+def test_a_refused_start_leaves_no_folder(
+    small: list[str], run_command: Callable, tmp_path: Path
+) -> None:
+    """Lightning refuses an argument when the folder is there already."""
+    for out in ([], ["out=run"]):
+        refused = run_command(
+            "train", *small, "+trainer.no_such_argument=3", *out, cwd=tmp_path, check=False
+        )
+        assert refused.returncode == 2
+        assert not [p for p in tmp_path.rglob("*") if p.is_file() or p.name == "run"]
+    assert not list(tmp_path.glob("runs/*/*"))

@@ -1,10 +1,13 @@
 """Feed bad and unusual inputs to real commands: `make fuzz`, or
 
-python tests/fuzz [text that the name of a case contains]
+python tests/fuzz [text that the name of a case contains] [--sample COUNT]
+
+Ends with status 1 if a case is not as it should be.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 import tempfile
@@ -15,31 +18,40 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT / "tests")
 sys.path.append(str(ROOT / "tests" / "bench"))
 
+from fuzz.cases import Inputs, sampled  # noqa: E402
 from fuzz.inputs import attempt, prepare  # noqa: E402
-from fuzz.sandbox import BAD, CLEAR, HYDRA, RIGHT, Outcome  # noqa: E402
+from fuzz.sandbox import BAD, CLEAR, HYDRA, RIGHT, Case, Outcome  # noqa: E402
 from results import table, write  # noqa: E402
 
+SEED = 9
 VERDICTS = (CLEAR, HYDRA, RIGHT, *BAD)
 
 
-def main(wanted: str = "") -> None:
+def main(wanted: str, sample: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         inputs = prepare(Path(place))
         cases = [c for c in inputs.all() if wanted in f"{c.group}: {c.name}"]
-        outcomes: list[Outcome] = []
-        for index, case in enumerate(cases):
-            folder = Path(place) / "cases" / str(index)
-            folder.mkdir(parents=True)
-            outcome = attempt(case, folder, inputs)
-            outcomes.append(outcome)
-            if outcome.verdict in BAD:
-                last = "\n".join(line[:200] for line in outcome.said.strip().splitlines()[-4:])
-                print(f"[{index}] {outcome.verdict}: {case.group}: {case.name[:200]}\n{last}")
-            shutil.rmtree(folder, ignore_errors=True)
+        outcomes = _feed(sampled(cases, sample, SEED) if sample else cases, Path(place), inputs)
     rows = _rows(outcomes)
     print(table(["group", "cases", *VERDICTS], rows))
-    if not wanted:
+    if not wanted and not sample:
         _report(outcomes, rows)
+    raise SystemExit(any(outcome.verdict in BAD for outcome in outcomes))
+
+
+def _feed(cases: list[Case], place: Path, inputs: Inputs) -> list[Outcome]:
+    outcomes = []
+    for index, case in enumerate(cases):
+        folder = place / "cases" / str(index)
+        folder.mkdir(parents=True)
+        outcome = attempt(case, folder, inputs)
+        outcomes.append(outcome)
+        if outcome.verdict in BAD:
+            last = "\n".join(line[:200] for line in outcome.said.strip().splitlines()[-4:])
+            name = f"{case.group}: {case.name[:200]}"
+            print(f"[{index}] {outcome.verdict}: {name}\n{last}", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    return outcomes
 
 
 def _rows(outcomes: list[Outcome]) -> list[list[str]]:
@@ -87,4 +99,8 @@ def _last_line(outcome: Outcome) -> str:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("wanted", nargs="?", default="")
+    parser.add_argument("--sample", type=int, default=0)
+    chosen = parser.parse_args()
+    main(chosen.wanted, chosen.sample)

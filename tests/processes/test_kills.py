@@ -11,31 +11,32 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes.killing import CASES, COMMON, differences, finish, kill_and_resume, start
+from processes.killing import CASES, COMMON, differences, finish, start
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """The run that nobody disturbed, and its seconds."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder / "run", finish(folder, *COMMON, *CASES["two views"], "out=run")
+    finish(folder, *COMMON, *CASES["two views"], "out=run")
+    return folder / "run"
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_killed_run_comes_back_to_the_bit(
-    number: int, whole: tuple[Path, float], tmp_path: Path
-) -> None:
+def test_a_killed_run_comes_back_to_the_bit(number: int, whole: Path, tmp_path: Path) -> None:
     """With workers, averaged weights, memory, augmentation, mosaic and two views."""
-    undisturbed, seconds = whole
-    moment = random.Random(number).uniform(0.4, 1.0) * seconds
-    overrides = (*COMMON, *CASES["two views"])
-    stage = kill_and_resume(tmp_path, overrides, moment, signal.SIGKILL)
-    assert not differences(undisturbed, tmp_path / "run"), f"killed after {moment:.1f} s: {stage}"
+    process = start(tmp_path, *COMMON, *CASES["two views"], "out=run")
+    _wait_for(tmp_path / "run" / "last.ckpt", process)
+    time.sleep(random.Random(number).uniform(0.0, 1.0))  # two epochs are left, of half a second
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finish(tmp_path, "resume=run")
+    assert not differences(whole, tmp_path / "run")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_behind_a_step_and_says_how_to_go_on(
-    number: int, whole: tuple[Path, float], tmp_path: Path
+    number: int, whole: Path, tmp_path: Path
 ) -> None:
     """In the middle of an epoch, to which the resumed run comes back to the bit."""
     overrides = (*COMMON, *CASES["two views"])
@@ -54,11 +55,11 @@ def test_a_signal_ends_behind_a_step_and_says_how_to_go_on(
     state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
     assert state["global_step"] < 12
     finish(tmp_path, "resume=run")
-    assert not differences(whole[0], tmp_path / "run")
+    assert not differences(whole, tmp_path / "run")
 
 
-def test_a_run_that_was_moved_keeps_its_best_epoch(whole: tuple[Path, float]) -> None:
-    state = torch.load(whole[0] / "last.ckpt", weights_only=True)
+def test_a_run_that_was_moved_keeps_its_best_epoch(whole: Path) -> None:
+    state = torch.load(whole / "last.ckpt", weights_only=True)
     best = next(s for k, s in state["callbacks"].items() if "'monitor': 'score'" in k)
     from unified.run.checkpoints import BEST, Kept
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -88,6 +89,12 @@ def claimed(folder: Path) -> Iterator[None]:
                 "wait for its end, stop it, or choose another folder",
             )
         yield
+
+
+def remove_empty(folder: Path) -> None:
+    """Leave nothing behind where nothing was begun."""
+    if _is_empty(folder):
+        shutil.rmtree(folder)
 
 
 def _is_empty(path: Path) -> bool:

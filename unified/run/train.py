@@ -30,7 +30,7 @@ from unified.run.callbacks import (
     TrainingBatchPicture,
 )
 from unified.run.checkpoints import BEST, LAST, Kept
-from unified.run.folder import claimed, fresh_folder, made, refuse_full
+from unified.run.folder import claimed, fresh_folder, made, refuse_full, remove_empty
 from unified.run.history import History, RowBeforeCheckpoint
 from unified.run.report import opening, report
 from unified.run.stop import StopOnSignal
@@ -69,6 +69,7 @@ def train(config: Config) -> dict[str, Any]:
         module = UnifiedModule(config, model, spec, data.val_split.sources)
         if state is not None:
             _refuse_another(state, module)
+        existed = Path(config.resume or config.out or "").exists()
         folder = _run_folder(config)
         if not config.resume:
             held.enter_context(_claim(folder))
@@ -77,6 +78,10 @@ def train(config: Config) -> dict[str, Any]:
         except Stopped as stopped:
             advice = f"go on with: unified train resume={folder}"
             raise Stopped(stopped.number, advice) from None
+        except ConfigError:
+            if _is_first() and (config.out is None or not existed):
+                remove_empty(folder)
+            raise
 
 
 def _learn(
