@@ -101,6 +101,8 @@ class PanopticQuality(Collector[tuple[bytes, list[dict[str, Any]]]]):
     def _measured(self, annotation: dict[str, Any]) -> dict[str, Any]:
         """An annotation with the areas that its PNG has, which panopticapi takes from the json.
 
+        A segment without a pixel, as scaling down leaves some, is none that could be found.
+
         Raises:
             DataError: the PNG is one that panopticapi fails at, or takes for something else.
         """
@@ -111,6 +113,7 @@ class PanopticQuality(Collector[tuple[bytes, list[dict[str, Any]]]]):
         parts = [
             part if part.get("iscrowd") else part | {"area": areas[part["id"]]}
             for part in annotation["segments_info"]
+            if part.get("iscrowd") or areas[part["id"]]
         ]
         return annotation | {"segments_info": parts}
 

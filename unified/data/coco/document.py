@@ -44,6 +44,8 @@ class Image(msgspec.Struct):
 
 def check_name(name: str) -> None:
     """Refuse names that lead out of the folder they belong to."""
+    if name and not PurePath(name).name:
+        raise ValueError(f"Expected the name of a file, got `{name}` - at `$.file_name`")
     if PurePath(name).is_absolute() or ".." in PurePath(name).parts or "\0" in name:
         raise ValueError(f"Expected a name inside of the folder, got `{name}` - at `$.file_name`")
 
