@@ -106,7 +106,7 @@ class DataSpec:
             if self._open is not None:
                 self.spaces[kind] = self._open(kind).space
             elif kind in self._saved:
-                self.spaces[kind] = _space_of(ask, self._saved[kind])
+                self.spaces[kind] = space_of(ask, self._saved[kind])
             else:
                 raise DataError(
                     f"the checkpoint knows nothing of {kind}, which its tasks need",
@@ -119,7 +119,12 @@ class DataSpec:
         return None if self._open is None else self._open(ask.kind)
 
 
-def _space_of(ask: type[Ask], saved: Mapping[str, Any]) -> Any:
+def space_of(ask: type[Ask], saved: Mapping[str, Any]) -> Any:
+    """The space that a checkpoint holds.
+
+    Raises:
+        DataError: it is damaged.
+    """
     try:
         return ask.space.from_dict(saved)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -19,7 +19,7 @@ from unified.errors import ConfigError, DataError
 from unified.kinds.kind import Ask, Space
 from unified.model import UnifiedModel
 from unified.schema import Config, plain, validate
-from unified.task import DataSpec, Task
+from unified.task import DataSpec, Task, space_of
 from unified.trust import refuse_foreign
 
 log = logging.getLogger(__name__)
@@ -247,7 +247,7 @@ def _refuse_other_spaces(
     for task in tasks:
         asks |= {task.truth.kind: task.truth} | {ask.kind: type(ask) for ask in task.asks}
     for kind in asks.keys() & saved.keys() & spaces.keys():
-        difference = spaces[kind].differs(asks[kind].space.from_dict(saved[kind]))
+        difference = spaces[kind].differs(space_of(asks[kind], saved[kind]))
         if difference:
             raise ConfigError(
                 f"weights={path} were trained for other {kind} than these: {difference}",
