@@ -113,3 +113,20 @@ def test_an_incomplete_checkpoint_says_what_it_lacks(
     torch.save(state, tmp_path / "net.ckpt")
     with pytest.raises((DataError, ConfigError), match=said):
         load(tmp_path / "net.ckpt")
+
+
+def test_a_module_that_a_trusted_one_imports_is_not_reached(
+    trained: Path, run_command: Command, tmp_path: Path
+) -> None:
+    """What a class gets is data: a dictionary that names another class is not built."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    inner = {"_target_": "unified.cli.os.system", "_args_": ["touch executed"]}
+    for logger in (inner, {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": inner}):
+        OmegaConf.save(OmegaConf.create(config | {"logger": logger}), run / "config.yaml")
+        arguments = ("train", "resume=run", "trainer.max_epochs=3")
+        refused = run_command(*arguments, cwd=tmp_path, check=False)
+        assert refused.returncode == 2
+        assert "error: logger." in refused.stderr
+        assert not list(tmp_path.rglob("executed"))

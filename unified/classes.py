@@ -10,6 +10,9 @@ from typing import Any
 from unified.bounds import checked, known_arguments
 from unified.errors import ConfigError
 
+COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+"""Parameters that stand for any others."""
+
 
 def class_at(key: str, name: Any) -> Any:
     """The class `package.module.Class`.
@@ -72,10 +75,12 @@ def checked_arguments(
         ConfigError: names the configuration key of one that it does not take, that it lacks, or
             that is out of its bounds.
     """
-    parameters = inspect.signature(call).parameters
+    every = inspect.signature(call).parameters
+    open_end = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in every.values())
+    parameters = {name: p for name, p in every.items() if p.kind not in COLLECTING}
     allowed = [name for name in parameters if name not in given]
     unknown = sorted(set(own) - set(allowed))
-    if unknown:
+    if unknown and not open_end:
         named = getattr(call, "__self__", call).__name__
         raise ConfigError(
             f"{key}.{unknown[0]} is not an argument of {named}", f"use {', '.join(allowed)}"

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from hydra.utils import instantiate
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers.logger import Logger
 from omegaconf import OmegaConf
 
 from unified.build import build
-from unified.classes import subclass_at
+from unified.classes import instantiate
 from unified.data.datamodule import DataModule
 from unified.data.prepare import prepare
 from unified.data.split import Sources
@@ -189,8 +188,7 @@ def _is_first() -> bool:
 def _loggers(folder: Path, config: Config) -> list[Logger]:
     if not config.logger:
         return []
-    subclass_at("logger._target_", Logger, config.logger.get("_target_"))
-    return [instantiate(config.logger, save_dir=str(folder))]
+    return [instantiate("logger", Logger, config.logger, save_dir=str(folder))]
 
 
 def _evaluate_best(
