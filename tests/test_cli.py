@@ -405,12 +405,10 @@ def test_tags_and_maps_are_drawn_side_by_side() -> None:
     """Panels of different heights: the tags' strip is only below the objects."""
     space = Categories((1, 2), ("dog", "cat"))
     prediction = {
-        "classification": Tags(torch.tensor([0.9, 0.2])),
-        "stuff": PixelClasses(torch.zeros(40, 60, dtype=torch.uint8)),
+        "classification": Tags(torch.tensor([0.9, 0.2]), space=space),
+        "stuff": PixelClasses(torch.zeros(40, 60, dtype=torch.uint8), space=space),
     }
-    drawn = draw_prediction(
-        np.zeros((40, 60, 3), np.uint8), prediction, {"objects": space, "pixels": space}, 0.3
-    )
+    drawn = draw_prediction(np.zeros((40, 60, 3), np.uint8), prediction)
     assert drawn.shape[1] == 2 * 120
     assert drawn.shape[0] > 80
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from unified.data.dataset import ViewDataset
+from unified.errors import ConfigError
 from unified.inference import Predictor
 from unified.kinds.objects import ObjectAsk
 from unified.view import PLAIN
@@ -47,3 +48,20 @@ def test_a_picture_that_is_no_file_is_seen_alike(coco_mini: Path, make: Callable
     of_file, *others = (i.float() for i in inputs)
     assert all(torch.equal(other, others[0]) for other in others)
     assert (others[0] - of_file).abs().mean() < 0.2
+
+
+def test_results_name_what_they_found(make: Callable, shapes: Path) -> None:
+    made = make("task=[detection,classification,embedding]", "task.detection.min_score=0.0")
+    predictor = Predictor(made.model, made.spec)
+    file = sorted((shapes / "val").glob("*.jpg"))[0]
+    found = predictor.predict(file)
+    names, labels = predictor.spaces["objects"].names, found["detection"].labels.tolist()
+    assert found["detection"].names == [names[label] for label in labels]
+    assert found["classification"].names == list(names)
+    least = float(found["detection"].scores.median())
+    fewer = predictor.predict(file, min_score=least)
+    assert 0 < len(fewer["detection"].scores) < len(labels)
+    assert fewer["detection"].scores.min() >= least
+    assert len(fewer["embedding"].vectors) == len(fewer["detection"].scores)
+    with pytest.raises(ConfigError, match=r"min_score=-1"):
+        predictor.predict(file, min_score=-1)

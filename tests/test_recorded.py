@@ -71,7 +71,7 @@ def decoded(made: Any) -> dict[str, Any]:
     with torch.no_grad():
         found = made.model.decode(made.model(batch.images), batch)
     return {
-        task: digest([result.plain(made.spec.spaces[result.kind], 0.0) for result in results])
+        task: digest([result.of(made.spec.spaces).plain() for result in results])
         for task, results in found.items()
     }
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unified.arrays import Array
 from unified.batch import Batch
+from unified.bounds import Share, checked
 from unified.data.images import MAX_PIXELS, draw_file, reduction, upright_size
 from unified.errors import ConfigError, DataError
 from unified.model import UnifiedModel
@@ -53,12 +54,14 @@ class Predictor:
         self.model = (model.fuse() if fuse else model.eval()).to(self.device)
         self.image_size, self.spaces = data.image_size, data.spaces
 
-    def predict(self, image: Picture) -> Prediction:
+    def predict(self, image: Picture, min_score: float = 0.0) -> Prediction:
         """All tasks on one image.
 
         Args:
             image: file, PIL image, (H, W, 3) uint8 RGB array or (3, H, W) uint8 RGB tensor. Files
                 and PIL images are turned as the camera says; numbers are taken as they are.
+            min_score: what scores less is left out, in [0, 1]. 0 leaves what the tasks' own
+                thresholds have left.
 
         Returns:
             Task name → typed result (`Detections`, `Tags`, `Vectors`, …), in the image's own
@@ -66,11 +69,12 @@ class Predictor:
 
         Raises:
             DataError: the image cannot be read or has another form.
+            ConfigError: `min_score` is no share.
         """
-        return self.predict_batch([image])[0]
+        return self.predict_batch([image], min_score)[0]
 
     @torch.inference_mode()
-    def predict_batch(self, images: Sequence[Picture]) -> list[Prediction]:
+    def predict_batch(self, images: Sequence[Picture], min_score: float = 0.0) -> list[Prediction]:
         """All tasks on several images at once."""
         if not isinstance(images, Sequence) or isinstance(images, str):
             raise DataError(f"{images!r:.60} is no list of images", "give a list, or use predict")
@@ -78,14 +82,18 @@ class Predictor:
             return []
         inputs, metas = zip(*(self._prepare(image) for image in images), strict=True)
         pixels = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
-        return self.predict_inputs(Batch(pixels, list(metas)))
+        return self.predict_inputs(Batch(pixels, list(metas)), min_score)
 
     @torch.inference_mode()
-    def predict_inputs(self, batch: Batch) -> list[Prediction]:
+    def predict_inputs(self, batch: Batch, min_score: float = 0.0) -> list[Prediction]:
         """All tasks on inputs that are drawn already, as those of a data set."""
+        checked("min_score", min_score, Share)
         batch = batch.to(self.device)
         found = self.model.decode(self.model(batch.images), batch)
-        return [{name: found[name][i] for name in found} for i in range(len(batch.metas))]
+        return [
+            {name: own[i].of(self.spaces).above(min_score) for name, own in found.items()}
+            for i in range(len(batch.metas))
+        ]
 
     def _prepare(self, image: Picture) -> tuple[Array, ImageMeta]:
         """The input (S, S, 3) RGB; of a file, the one that it gives in evaluation."""

@@ -85,7 +85,7 @@ def test_what_is_known_can_be_shown(ask: Ask, seen: list) -> None:
     result = ask.seen.batched(seen, ask, SIZE).shown(1)
     canvas = Canvas(np.full((SIZE, SIZE, 3), 128, np.uint8))
     space = Categories(tuple(range(20)), tuple(f"class {i}" for i in range(20)))
-    result.draw(canvas, space, 0.0)
+    result.of({result.kind: space}).draw(canvas)
     assert (canvas.picture() != 128).any()
 
 
@@ -110,12 +110,12 @@ RESULTS = [
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda result: type(result).__name__)
 def test_results_become_json_and_pictures(result) -> None:
-    space = SPACES[result.kind]
-    plain = result.plain(space, 0.0)
+    result = result.of(SPACES)
+    plain = result.plain()
     assert json.loads(json.dumps(plain)) == plain
     assert plain
     canvas = Canvas(np.full((40, 60, 3), 128, np.uint8))
-    result.draw(canvas, space, 0.0)
+    result.draw(canvas)
     drawn = canvas.picture()
     assert drawn.shape[0] >= 80
     assert drawn.shape[1] == 120
@@ -125,10 +125,18 @@ def test_results_become_json_and_pictures(result) -> None:
 @pytest.mark.parametrize("index", [0, 1, 4, 5])
 def test_results_of_objects_leave_out_what_scores_less(index: int) -> None:
     """Each by its own scores: the boxes of one task do not cut the masks of another."""
-    result = RESULTS[index]
-    assert len(result.plain(SPACES[result.kind], 0.0)) == 2
-    assert len(result.plain(SPACES[result.kind], 0.5)) == 1
-    assert len(result.plain(SPACES[result.kind], 0.95)) == 0
+    result = RESULTS[index].of(SPACES)
+    assert [len(result.above(least).plain()) for least in (0.0, 0.5, 0.95)] == [2, 1, 0]
+    assert result.above(0.5).plain() == result.plain()[:1]
+
+
+def test_segments_that_are_left_keep_their_pixels() -> None:
+    """Rows are counted anew: the second segment becomes the first."""
+    pixels = torch.tensor([[0, 1, 2, 2, 3]], dtype=torch.int32)
+    result = PanopticSegments(pixels, torch.tensor([0, 1, 0]), torch.tensor([0.2, 0.9, 0.7]))
+    above = result.of(SPACES).above(0.5)
+    assert above.segments.tolist() == [[0, 0, 1, 1, 2]]
+    assert above.names == [SPACES["segments"].names[k] for k in (1, 0)]
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)

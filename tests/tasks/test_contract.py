@@ -132,7 +132,7 @@ def test_decoding_feeds_the_metric(name: str, make: Callable, tmp_path: Path) ->
             found = made.model.decode(made.model(batch.images), batch)
         assert len(found[name]) == 4
         for result in found[name]:
-            json.dumps(result.plain(made.spec.spaces[result.kind], 0.0))
+            json.dumps(result.of(made.spec.spaces).plain())
         metric.update(found[name], batch.metas)
     metric.gather()
     scores = metric.compute()

@@ -165,7 +165,8 @@ class Split:
 
     def result(self, kind: str, index: int) -> Any | None:
         """The same in the form of a perfect result."""
-        return self._of(kind, index, self.sources[kind].result)
+        source = self.sources[kind]
+        return self._of(kind, index, lambda place: source.result(place).of({kind: source.space}))
 
     def _of(self, kind: str, index: int, read: Callable[[int], Any]) -> Any | None:
         place = int(self._place[kind][index])

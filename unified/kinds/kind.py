@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -166,26 +166,38 @@ class FlatTargets(Targets):
         return replace(self, **taken | {"image": image[things], "known": self.known[rows]})
 
 
-class Result(Protocol):
+@dataclass(frozen=True)
+class Result:
     """What a task says of one image, in original pixels.
 
     Attributes:
         kind: name of the kind whose space its numbers belong to.
         panel: results with the same one are drawn into the same picture; None is not drawn.
         layer: those with a larger one lie on top.
+        space: what its numbers mean; None until somebody has told it by `of`.
     """
 
     kind: ClassVar[str]
     panel: ClassVar[str | None]
     layer: ClassVar[int]
 
-    def plain(self, space: Any, min_score: float) -> Json:
-        """As json, with names; without what scores less."""
-        ...
+    space: Any = field(default=None, kw_only=True, repr=False, compare=False)
 
-    def draw(self, canvas: Canvas, space: Any, min_score: float) -> None:
-        """Onto a picture of the image; without what scores less."""
-        ...
+    def of(self, spaces: Mapping[str, Any]) -> Self:
+        """The same, which knows what its numbers mean: kind → space."""
+        return replace(self, space=spaces[self.kind])
+
+    def above(self, min_score: float) -> Self:
+        """Without what scores less; what has no scores stays whole."""
+        return self
+
+    def plain(self) -> Json:
+        """As json, with names."""
+        raise TypeError(f"{type(self).__name__} must define plain")
+
+    def draw(self, canvas: Canvas) -> None:
+        """Onto a picture of the image."""
+        raise TypeError(f"{type(self).__name__} must define draw")
 
 
 @dataclass(frozen=True)

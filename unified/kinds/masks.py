@@ -15,7 +15,7 @@ from torch import Tensor
 from unified.arrays import Array, Json, offsets_of
 from unified.canvas import Canvas
 from unified.kinds.ids import numbers_of
-from unified.kinds.kind import Ask, Categories, FlatTargets, known_rows
+from unified.kinds.kind import Ask, FlatTargets, Result, known_rows
 from unified.kinds.objects import ObjectSpace, image_of_rows, join_keys
 from unified.kinds.outlines import Outlines
 from unified.rle import Rle, decode, encode
@@ -247,7 +247,7 @@ class MaskAsk(Ask):
 
 
 @dataclass(frozen=True)
-class Masks:
+class Masks(Result):
     """Instance masks of one image, one per detection, best first.
 
     Attributes:
@@ -268,15 +268,24 @@ class Masks:
         """(N, H, W) uint8 of zeros and ones; (0, 0, 0) where there is none."""
         return np.stack([decode(rle) for rle in self.rles]) if self.rles else _NO_MASKS
 
-    def plain(self, space: Categories, min_score: float) -> Json:
+    @property
+    def names(self) -> list[str]:
+        """Category of each object."""
+        return [self.space.names[label] for label in self.labels.tolist()]
+
+    def above(self, min_score: float) -> Masks:
+        own = self.scores >= min_score
+        return replace(
+            self, boxes=self.boxes[own], scores=self.scores[own], labels=self.labels[own],
+            rles=[rle for rle, is_own in zip(self.rles, own.tolist(), strict=True) if is_own],
+        )  # fmt: skip
+
+    def plain(self) -> Json:
         """The run lengths."""
-        return self.rles[: self._count(min_score)]
+        return self.rles
 
-    def draw(self, canvas: Canvas, space: Categories, min_score: float) -> None:
-        canvas.masks([decode(rle) for rle in self.rles[: self._count(min_score)]])
-
-    def _count(self, min_score: float) -> int:
-        return int((self.scores >= min_score).sum())
+    def draw(self, canvas: Canvas) -> None:
+        canvas.masks([decode(rle) for rle in self.rles])
 
 
 _NO_MASKS = np.zeros((0, 0, 0), np.uint8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unified.arrays import Array, Json
 from unified.canvas import Canvas
-from unified.kinds.kind import Ask, Categories, FlatTargets, Source, known_rows
+from unified.kinds.kind import Ask, Categories, FlatTargets, Result, Source, known_rows
 from unified.kinds.outlines import Outlines
 from unified.view import View
 
@@ -145,7 +145,7 @@ class ObjectSource(Source, Protocol):
 
 
 @dataclass(frozen=True)
-class Detections:
+class Detections(Result):
     """Objects of one image, best first.
 
     Attributes:
@@ -162,30 +162,29 @@ class Detections:
     scores: Tensor
     labels: Tensor
 
-    def plain(self, space: Categories, min_score: float) -> Json:
+    @property
+    def names(self) -> list[str]:
+        """Category of each object."""
+        return [self.space.names[label] for label in self.labels.tolist()]
+
+    def above(self, min_score: float) -> Detections:
+        own = self.scores >= min_score
+        return replace(
+            self, boxes=self.boxes[own], scores=self.scores[own], labels=self.labels[own]
+        )
+
+    def plain(self) -> Json:
         """category, score and box of each."""
-        chosen = self.scores >= min_score
-        rows = zip(
-            self.labels[chosen].tolist(), self.scores[chosen].tolist(),
-            self.boxes[chosen].tolist(), strict=True,
-        )  # fmt: skip
+        rows = zip(self.names, self.scores.tolist(), self.boxes.tolist(), strict=True)
         return [
-            {
-                "category": space.names[label],
-                "score": round(score, 5),
-                "box": [round(v, 2) for v in box],
-            }
-            for label, score, box in rows
+            {"category": name, "score": round(score, 5), "box": [round(v, 2) for v in box]}
+            for name, score, box in rows
         ]
 
-    def draw(self, canvas: Canvas, space: Categories, min_score: float) -> None:
-        chosen = self.scores >= min_score
-        labels = self.labels[chosen].tolist()
-        captions = [
-            f"{space.names[label]} {score:.2f}"
-            for label, score in zip(labels, self.scores[chosen].tolist(), strict=True)
-        ]
-        canvas.boxes(self.boxes[chosen].cpu().numpy(), labels, captions)
+    def draw(self, canvas: Canvas) -> None:
+        scores = zip(self.names, self.scores.tolist(), strict=True)
+        captions = [f"{name} {score:.2f}" for name, score in scores]
+        canvas.boxes(self.boxes.cpu().numpy(), self.labels.tolist(), captions)
 
 
 def image_of_rows(rows: Sequence[Any]) -> Tensor:

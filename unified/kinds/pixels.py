@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unified.arrays import IGNORE, Array, Json
 from unified.canvas import Canvas
-from unified.kinds.kind import Ask, Categories, Targets, known_rows
+from unified.kinds.kind import Ask, Categories, Result, Targets, known_rows
 from unified.rle import Rle, encode
 from unified.view import View, warp_labels
 
@@ -21,7 +21,7 @@ OTHER = "other"
 
 
 @dataclass(frozen=True)
-class PixelClasses:
+class PixelClasses(Result):
     """Semantic segmentation of one image: `classes` (H, W) uint8 indices at its original size."""
 
     kind: ClassVar[str] = "pixels"
@@ -30,16 +30,16 @@ class PixelClasses:
 
     classes: Tensor
 
-    def plain(self, space: Categories, min_score: float) -> Json:
+    def plain(self) -> Json:
         """One run length per class that is seen."""
         masks = class_masks(self.classes.cpu().numpy())
-        return [{"category": space.names[k], "segmentation": rle} for k, rle in masks]
+        return [{"category": self.space.names[k], "segmentation": rle} for k, rle in masks]
 
-    def draw(self, canvas: Canvas, space: Categories, min_score: float) -> None:
+    def draw(self, canvas: Canvas) -> None:
         classes = self.classes.cpu().numpy()
         canvas.tint(classes)
         seen = [int(k) for k in np.unique(classes) if k != IGNORE]
-        canvas.names((space.names[k], classes == k) for k in seen)
+        canvas.names((self.space.names[k], classes == k) for k in seen)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from unified.arrays import IGNORE, Array, Json
 from unified.canvas import Canvas
 from unified.errors import DataError
 from unified.kinds.ids import look_up, numbers_of
-from unified.kinds.kind import Ask, Categories
+from unified.kinds.kind import Ask, Categories, Result
 from unified.kinds.pixels import PixelCells, PixelClasses, PixelTargets
 from unified.rle import encode
 from unified.view import View, warp_labels
@@ -140,7 +140,7 @@ class PanopticTruth:
 
 
 @dataclass(frozen=True)
-class PanopticSegments:
+class PanopticSegments(Result):
     """Panoptic segmentation of one image.
 
     Attributes:
@@ -157,28 +157,37 @@ class PanopticSegments:
     labels: Tensor
     scores: Tensor
 
-    def plain(self, space: SegmentSpace, min_score: float) -> Json:
-        """One run length per segment that scores as much."""
+    @property
+    def names(self) -> list[str]:
+        """Category of each segment."""
+        return [self.space.names[label] for label in self.labels.tolist()]
+
+    def above(self, min_score: float) -> PanopticSegments:
+        own = self.scores >= min_score
+        numbers = torch.cat([own.new_zeros(1), own]).cumsum(0) * torch.cat([own.new_zeros(1), own])
+        segments = numbers.to(self.segments)[self.segments.long()]
+        return replace(self, segments=segments, labels=self.labels[own], scores=self.scores[own])
+
+    def plain(self) -> Json:
+        """One run length per segment."""
         segments = self.segments.cpu().numpy()
-        rows = zip(self.labels.tolist(), self.scores.tolist(), strict=True)
+        rows = zip(self.names, self.labels.tolist(), self.scores.tolist(), strict=True)
         return [
             {
-                "category": space.names[label],
-                "thing": space.things[label],
+                "category": name,
+                "thing": self.space.things[label],
                 "score": round(score, 5),
                 "segmentation": encode(segments == number),
             }
-            for number, (label, score) in enumerate(rows, 1)
-            if score >= min_score
+            for number, (name, label, score) in enumerate(rows, 1)
         ]
 
-    def draw(self, canvas: Canvas, space: SegmentSpace, min_score: float) -> None:
+    def draw(self, canvas: Canvas) -> None:
         """Each object of a class a little differently; white borders; names."""
-        shown = torch.cat([self.scores.new_zeros(1), self.scores]) >= min_score
-        segments = (self.segments * shown.to(self.segments)[self.segments.long()]).cpu().numpy()
+        segments = self.segments.cpu().numpy()
         labels = self.labels.tolist()
         earlier = [labels[:k].count(label) for k, label in enumerate(labels)]
         colours = [(label + 21 * n) % IGNORE for label, n in zip(labels, earlier, strict=True)]
         canvas.tint(np.array([IGNORE, *colours], np.uint8)[segments])
         canvas.borders(segments)
-        canvas.names((space.names[label], segments == k) for k, label in enumerate(labels, 1))
+        canvas.names((name, segments == k) for k, name in enumerate(self.names, 1))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unified.arrays import Json
 from unified.canvas import Canvas
-from unified.kinds.kind import Categories
+from unified.kinds.kind import Result
 from unified.kinds.objects import ObjectAsk
 
 SAID, SHOWN = 0.5, 4
@@ -17,7 +17,7 @@ SAID, SHOWN = 0.5, 4
 
 
 @dataclass(frozen=True)
-class Tags:
+class Tags(Result):
     """Multi-label classification of one image: `scores` (C,), one probability per category."""
 
     kind: ClassVar[str] = ObjectAsk.kind
@@ -26,13 +26,17 @@ class Tags:
 
     scores: Tensor
 
-    def plain(self, space: Categories, min_score: float) -> Json:
-        """Category → probability, of all categories."""
-        return dict(zip(space.names, [round(s, 5) for s in self.scores.tolist()], strict=True))
+    @property
+    def names(self) -> list[str]:
+        """Category of each score."""
+        return list(self.space.names)
 
-    def draw(self, canvas: Canvas, space: Categories, min_score: float) -> None:
+    def plain(self) -> Json:
+        """Category → probability, of all categories."""
+        return dict(zip(self.names, [round(s, 5) for s in self.scores.tolist()], strict=True))
+
+    def draw(self, canvas: Canvas) -> None:
         order = self.scores.argsort(descending=True)[:SHOWN].tolist()
-        said = [
-            f"{space.names[i]} {float(self.scores[i]):.2f}" for i in order if self.scores[i] >= SAID
-        ]
+        names, scores = self.names, self.scores.tolist()
+        said = [f"{names[i]} {scores[i]:.2f}" for i in order if scores[i] >= SAID]
         canvas.below(", ".join(said) or f"no category above {SAID}")

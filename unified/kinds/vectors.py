@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
 
 from unified.arrays import Json
 from unified.canvas import Canvas
-from unified.kinds.kind import Categories
+from unified.kinds.kind import Result
 from unified.kinds.objects import ObjectAsk
 
 
 @dataclass(frozen=True)
-class Vectors:
+class Vectors(Result):
     """Unit vectors of one image.
 
     Attributes:
@@ -33,10 +33,13 @@ class Vectors:
     truth_vectors: Tensor
     truth_identities: Tensor
 
-    def plain(self, space: Categories, min_score: float) -> Json:
-        """The vectors of detections."""
-        chosen = self.vectors[self.scores >= min_score]
-        return [[round(v, 5) for v in row] for row in chosen.tolist()]
+    def above(self, min_score: float) -> Vectors:
+        own = self.scores >= min_score
+        return replace(self, vectors=self.vectors[own], scores=self.scores[own])
 
-    def draw(self, canvas: Canvas, space: Categories, min_score: float) -> None:
+    def plain(self) -> Json:
+        """The vectors of detections."""
+        return [[round(v, 5) for v in row] for row in self.vectors.tolist()]
+
+    def draw(self, canvas: Canvas) -> None:
         """Nothing: a vector is no picture."""

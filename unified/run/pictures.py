@@ -29,28 +29,22 @@ def draw_batch(batch: Batch, spaces: Spaces) -> Array:
             for kind, targets in batch.labels.items()
             if bool(targets.known[row])
         }
-        shown = {kind: result for kind, result in known.items() if result is not None}
-        tiles.append(beside(list(panels(image, shown, spaces, 0.0).values())))
+        shown = {k: result.of(spaces) for k, result in known.items() if result is not None}
+        tiles.append(beside(list(panels(image, shown).values())))
     return tile(tiles)
 
 
-def draw_prediction(
-    image: Array, prediction: Mapping[str, Result], spaces: Spaces, min_score: float
-) -> Array:
+def draw_prediction(image: Array, prediction: Mapping[str, Result]) -> Array:
     """Everything drawable of a prediction for a (H, W, 3) RGB image, panels side by side."""
-    return beside(list(panels(image, prediction, spaces, min_score).values()))
+    return beside(list(panels(image, prediction).values()))
 
 
 def draw_comparison(
-    image: Array,
-    truth: Mapping[str, Result],
-    prediction: Mapping[str, Result],
-    spaces: Spaces,
-    min_score: float,
+    image: Array, truth: Mapping[str, Result], prediction: Mapping[str, Result]
 ) -> Array:
     """Ground truth beside the prediction, or above it where there are several panels."""
-    right = panels(image, prediction, spaces, min_score)
-    left = panels(image, truth, spaces, min_score)
+    right = panels(image, prediction)
+    left = panels(image, truth)
     blank = np.full_like(next(iter(right.values())), 255)
     rows = [[side.get(name, blank) for name in right] for side in (left, right)]
     if len(right) == 1:
@@ -58,9 +52,7 @@ def draw_comparison(
     return np.vstack([beside(row) for row in rows])
 
 
-def panels(
-    image: Array, results: Mapping[str, Result], spaces: Spaces, min_score: float
-) -> dict[str, Array]:
+def panels(image: Array, results: Mapping[str, Result]) -> dict[str, Array]:
     """Name of the panel → picture; all of one size but for lines below. One is always there."""
     by_panel: dict[str, list[Result]] = {}
     for result in results.values():
@@ -70,7 +62,7 @@ def panels(
     for name, own in by_panel.items():
         canvas = Canvas(image)
         for result in sorted(own, key=lambda result: result.layer):
-            result.draw(canvas, spaces[result.kind], min_score)
+            result.draw(canvas)
         pictures[name] = canvas.picture()
     return pictures or {"image": Canvas(image).picture()}
 

@@ -39,7 +39,7 @@ def predict(config: Config) -> dict[str, Any]:
     broken: list[str] = []
     for file, name in zip(files, names, strict=True):
         try:
-            found = predictor.predict(file)
+            found = predictor.predict(file, config.min_score)
             rgb = read_image(file, upright=True, max_pixels=most)
         except DataError as error:
             # One bad file among many must not cost the results of the others.
@@ -48,14 +48,10 @@ def predict(config: Config) -> dict[str, Any]:
             continue
         height, width = rgb.shape[:2]
         image = {"file": str(file), "picture": name, "height": height, "width": width}
-        by_task = {
-            task: result.plain(predictor.spaces[result.kind], config.min_score)
-            for task, result in found.items()
-        }
+        by_task = {task: result.plain() for task, result in found.items()}
         results.append(image | by_task)
         found_in_all.update({t: len(rows) for t, rows in by_task.items() if isinstance(rows, list)})
-        picture = draw_prediction(rgb, found, predictor.spaces, config.min_score)
-        save_picture(picture, folder / name)
+        save_picture(draw_prediction(rgb, found), folder / name)
     shown = ", ".join(f"{task} {count}" for task, count in found_in_all.items())
     print(
         f"predicted {results.count} of {len(files)} images → {folder}; found: {shown or 'nothing'}"

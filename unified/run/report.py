@@ -102,8 +102,8 @@ def write_comparisons(
         known = {kind: split.result(kind, index) for kind in sorted(truths)}
         truth = {kind: result for kind, result in known.items() if result is not None}
         plain = dataset[(0, index)][:1]
-        (found,) = predictor.predict_inputs(dataset.collate([plain]))
-        pictures.append(draw_comparison(rgb, truth, found, predictor.spaces, min_score))
+        (found,) = predictor.predict_inputs(dataset.collate([plain]), min_score)
+        pictures.append(draw_comparison(rgb, truth, found))
     file = folder / "predictions.jpg"
     save_picture(tile(pictures, columns=2), file)
     return file

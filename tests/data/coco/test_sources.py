@@ -65,7 +65,7 @@ def test_a_source_says_what_it_covers_and_reads_it(
         assert isinstance(seen, ASKS[kind].seen)
         result = source.result(index)
         assert result.kind == kind
-        json.dumps(result.plain(source.space, 0.0))
+        json.dumps(result.of({kind: source.space}).plain())
 
 
 def test_a_source_travels_to_workers(
@@ -73,7 +73,7 @@ def test_a_source_travels_to_workers(
 ) -> None:
     source = open_sources(root, "val", case[1]).open(case[0])
     copy = pickle.loads(pickle.dumps(source))
-    a, b = (s.result(2).plain(s.space, 0.0) for s in (source, copy))
+    a, b = (s.result(2).of({s.kind: s.space}).plain() for s in (source, copy))
     assert a == b
 
 
