@@ -283,3 +283,23 @@ def test_a_slot_outside_of_its_containers_is_a_mistake() -> None:
     head = nn.ModuleDict({"elsewhere": Slot(4)})
     with pytest.raises(TypeError, match="elsewhere"):
         fill_slots(ImplicitConfig(), {"t": head}, Vector.of_task)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_step_moves_what_a_wide_code_decodes_as_it_moves_a_vector(shared: bool) -> None:
+    """Without a scale it moves as far as the code is long, and training diverges."""
+    torch.manual_seed(0)
+    width, rate = 512, 0.01
+    wide = Network.of_task([width, width], [0.0, 1.0], shared=shared)
+    narrow = Vector.of_task([width, width], [0.0, 1.0])
+    gradient = torch.randn(2, width)
+    moved = []
+    for decoders in (wide, narrow):
+        before = torch.stack([d(None) for d in decoders]).detach()
+        # A code that is shared stands in both decoders.
+        parameters = {id(p): p for d in decoders for p in d.parameters()}.values()
+        optimizer = torch.optim.SGD(parameters, rate)
+        (torch.stack([d(None) for d in decoders]) * gradient).sum().backward()
+        optimizer.step()
+        moved.append((torch.stack([d(None) for d in decoders]) - before).detach().norm())
+    assert moved[0] == pytest.approx(moved[1], rel=0.5)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Factorization(Linear):
-    """Zᵀ c with Z ∈ R^{K×C} and c ∈ R^K; Zᵀ is the weight and c the code."""
+    """Zᵀ c / √K with Z ∈ R^{K×C} and c ∈ R^K; Zᵀ is the weight and c the code."""
 
     @classmethod
     def of_task(

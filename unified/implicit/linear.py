@@ -15,15 +15,19 @@ if TYPE_CHECKING:
 
 
 class Linear(Decoder):
-    """W z, with W ∈ R^{C×D} and z ∈ R^D.
+    """W z / √D, with W ∈ R^{C×D} and z ∈ R^D.
 
-    z starts at 1 and the entries of W near neutral/D: what is decoded starts as N(neutral, σ).
+    z starts at 1 and the entries of W at N(neutral/√D, σ): what is decoded starts as N(neutral, σ).
+    All D products move at once: without the root a step moves what is decoded D times as far as
+    it moves a plain vector, and a code that several slots share diverges. With it, the gradient
+    through W is a vector's.
     """
 
     def __init__(self, width: int, neutral: float, sigma: float, z: nn.Parameter) -> None:
         super().__init__()
         self.neutral, latent = neutral, len(z)
-        self.weight = draw((width, latent), neutral / latent, sigma / latent**0.5)
+        self.root = latent**0.5
+        self.weight = draw((width, latent), neutral / self.root, sigma)
         self.z = z
 
     @classmethod
@@ -43,7 +47,8 @@ class Linear(Decoder):
         ]
 
     def forward(self, like: Tensor | None) -> Tensor:
-        return self.weight @ self.z
+        decoded: Tensor = self.weight @ self.z / self.root
+        return decoded
 
     @torch.no_grad()
     def neutralise(self) -> None:
@@ -51,7 +56,7 @@ class Linear(Decoder):
         self.z.zero_()
         self.z[0] = 1.0
         self.weight.zero_()
-        self.weight[:, 0] = self.neutral
+        self.weight[:, 0] = self.neutral * self.root
 
     def flops(self, like: Tensor) -> int:
         return 2 * self.weight.numel()

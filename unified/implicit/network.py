@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Network(Linear):
-    """W z with z ∈ R^{2C}."""
+    """W z / √D with z ∈ R^D, D = 2C unless said otherwise."""
 
     @classmethod
     def of_task(
