@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
+from processes.forked import Answer, Forks
 
 from unified.batch import Batch
 from unified.bounds import checked
@@ -32,6 +33,7 @@ from unified.task import DataSpec, Task
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "real"
+Command = Callable[..., Answer]
 SMALL = ShapesConfig(train=32, val=12, size=64, seed=3)
 
 
@@ -180,35 +182,40 @@ def make(configure: Callable[..., Config]) -> Callable[..., Made]:
     return construct
 
 
-def unified(
-    *arguments: str, cwd: Path, check: bool = True, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the real command in a process of its own."""
-    result = subprocess.run(
+@pytest.fixture(scope="session")
+def run_command() -> Iterator[Command]:
+    """The real command line as a function: each call is a process of its own."""
+    forks = Forks()
+
+    def unified(*arguments: str, cwd: Path, check: bool = True, **environment: str) -> Answer:
+        # Lightning starts the processes of other devices with the interpreter's command line.
+        alone = not any(a.startswith("trainer.devices") for a in arguments)
+        run = forks.run if alone else interpreted
+        result = run(arguments, cwd, environment)
+        if check and result.returncode:
+            raise AssertionError(
+                f"{arguments} failed:\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+            )
+        return result
+
+    yield unified
+    forks.close()
+
+
+def interpreted(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Answer:
+    """A command from the start of the interpreter on."""
+    return subprocess.run(
         [sys.executable, "-m", "unified.cli", *arguments],
-        cwd=cwd,
+        cwd=folder, capture_output=True, text=True, timeout=600, check=False,
         env={**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    if check and result.returncode:
-        raise AssertionError(
-            f"{arguments} failed:\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
-        )
-    return result
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def run_command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command line as a function."""
-    return unified
-
-
-@pytest.fixture(scope="session")
-def trained(shapes: Path, small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(
+    shapes: Path, small: list[str], run_command: Command, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A run folder of two short epochs with all three tasks and codes."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
-    unified("train", *small, "trainer=smoke", f"out={folder}", cwd=folder.parent)
+    run_command("train", *small, "trainer=smoke", f"out={folder}", cwd=folder.parent)
     return folder
