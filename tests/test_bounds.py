@@ -18,6 +18,10 @@ from unified.trunks.csp import CSPTrunk
         ("optim.ema_decay=2", "optim.ema_decay=2"),
         ("optim.ema_decay=nan", "optim.ema_decay=nan"),
         ("optim.lr=fast", "optim.lr=fast"),
+        ("optim.lr=inf", "optim.lr=inf"),
+        ("trainer.precision=64-true", "trainer.precision=64-true"),
+        ("trainer.strategy=ddp_spawn", "trainer.strategy=ddp_spawn"),
+        ("+trainer.val_check_interval=10", "use trainer.check_val_every_n_epoch"),
         ("optim.name=adam", "use one of: adamw, sgd"),
         ("seed=-1", "seed=-1"),
         ("seed=1.5", "seed=1.5"),
@@ -86,3 +90,9 @@ def test_a_whole_number_serves_where_any_is_meant() -> None:
 def test_classes_of_ones_own_are_no_types_of_a_file() -> None:
     assert {"stem", "widths", "activation"} <= known_arguments(CSPTrunk.__init__).keys()
     assert "self" not in known_arguments(CSPTrunk.__init__)
+
+
+@pytest.mark.parametrize("value", [[1.0, float("inf")], [[1.0], [float("nan")]]])
+def test_numbers_within_lists_are_finite(value: list) -> None:
+    with pytest.raises(ConfigError, match="is no number"):
+        checked("key", value, list)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -236,15 +237,27 @@ def test_the_version_is_said(run_command: Command, tmp_path: Path) -> None:
     assert run_command("--version", cwd=tmp_path).stdout.startswith("unified 0.")
 
 
-def test_help_shows_commands_groups_and_examples(run_command: Command, tmp_path: Path) -> None:
+def test_help_shows_commands_groups_and_explains_every_key(
+    run_command: Command, tmp_path: Path
+) -> None:
     top = run_command("--help", cwd=tmp_path).stdout
     for command in ("train", "eval", "predict", "info"):
         assert f"unified {command}" in top
-    groups = run_command("train", "--help", cwd=tmp_path).stdout
+    assert "examples" in top
+    own = run_command("train", "--help", "experiment=iseg", "trainer=smoke", cwd=tmp_path).stdout
     for group in ("augment", "data", "experiment", "implicit", "task", "trunk", "weighting"):
-        assert f"{group}: " in groups
-    assert "ijde" in groups
-    assert "Examples" in groups
+        assert re.search(rf"^  {group} ", own, re.M), group
+    assert "ijde" in own
+    assert "task.instance." in own
+    unexplained = re.findall(r"^  ((?:optim|augment|weighting|trunk|seed)[\w.]*)=\S*$", own, re.M)
+    assert not [key for key in unexplained if "_target_" not in key]
+    predict = run_command("predict", "--help", cwd=tmp_path).stdout
+    assert "source=null" in predict
+    assert "optim" not in predict
+    assert "resume" not in predict
+    refused = run_command("train", "--help", "nothing=1", cwd=tmp_path, check=False)
+    assert refused.returncode == 2
+    assert "error: Could not override 'nothing'" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from unified.data.dataset import ViewDataset
-from unified.errors import ConfigError
+from unified.errors import ConfigError, DataError
 from unified.inference import Predictor
 from unified.kinds.objects import ObjectAsk
 from unified.view import PLAIN
@@ -65,3 +65,38 @@ def test_results_name_what_they_found(make: Callable, shapes: Path) -> None:
     assert len(fewer["embedding"].vectors) == len(fewer["detection"].scores)
     with pytest.raises(ConfigError, match=r"min_score=-1"):
         predictor.predict(file, min_score=-1)
+
+
+def test_a_pil_image_is_turned_and_scaled_as_its_file(tmp_path: Path, make: Callable) -> None:
+    """By the camera's tag, and of 16 bits the upper ones."""
+    made = make("task=[classification]", "data.image_size=64")
+    predictor = Predictor(made.model, made.spec)
+    inputs: list[torch.Tensor] = []
+    made.model.register_forward_pre_hook(lambda _, given: inputs.append(given[0].float()))
+    ramp = np.linspace(0, 255, 40 * 60).reshape(40, 60)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.stack([ramp] * 3, -1).astype(np.uint8)).save(
+        tmp_path / "turned.png", exif=exif
+    )
+    Image.fromarray((ramp * 257).astype(np.uint16)).save(tmp_path / "deep.png")
+    for file in (tmp_path / "turned.png", tmp_path / "deep.png"):
+        predictor.predict(file)
+        predictor.predict(Image.open(file))
+        of_file, of_picture = inputs[-2:]
+        assert of_file.std() > 10
+        assert (of_file - of_picture).abs().max() <= 1
+
+
+def test_a_pil_image_that_is_broken_or_large_is_refused(
+    shapes: Path, tmp_path: Path, make: Callable
+) -> None:
+    made = make("task=[classification]")
+    photo = sorted((shapes / "val").glob("*.jpg"))[0]
+    (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:-200])
+    with pytest.raises(DataError, match="cannot be decoded"):
+        Predictor(made.model, made.spec).predict(Image.open(tmp_path / "cut.jpg"))
+    with pytest.raises(DataError, match="64×64 pixels, more than 1000"):
+        Predictor(made.model, made.spec, max_pixels=1000).predict(photo)
+    with pytest.raises(DataError, match="64×64 pixels, more than 1000"):
+        Predictor(made.model, made.spec, max_pixels=1000).predict(Image.open(photo))

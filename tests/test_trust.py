@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,6 @@ def test_a_file_that_names_a_foreign_class_executes_nothing(
     command: str, place: str, trained: Path, run_command: Command, tmp_path: Path
 ) -> None:
     """Importing executes, so it is refused before."""
-    if command != "predict" and place not in ("task", "logger"):
-        pytest.skip("the same walk over the same containers")
     (tmp_path / "evil.py").write_text(EVIL)
     run = tmp_path / "run"
     shutil.copytree(trained, run)
@@ -130,3 +129,85 @@ def test_a_module_that_a_trusted_one_imports_is_not_reached(
         assert refused.returncode == 2
         assert "error: logger." in refused.stderr
         assert not list(tmp_path.rglob("executed"))
+
+
+ELSEWHERE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "data": (
+        lambda c: c["data"].update(
+            root="../outside/data", shapes={"train": 4, "val": 2, "size": 64}
+        ),
+        "data.root",
+    ),
+    "profiler": (lambda c: c["trainer"].update(profiler="pytorch"), "trainer.profiler"),
+    "root": (
+        lambda c: c["trainer"].update(default_root_dir="../outside"), "trainer.default_root_dir",
+    ),
+    "logger": (
+        lambda c: c.update(
+            logger={"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "../outside"}
+        ),
+        "logger.name",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+def test_a_file_does_not_choose_where_is_written(
+    place: str, trained: Path, run_command: Command, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(trained, home / "run")
+    file = home / "run" / "config.yaml"
+    config = OmegaConf.to_container(OmegaConf.load(file))
+    change, key = ELSEWHERE[place]
+    change(config)
+    OmegaConf.save(OmegaConf.create(config), file)
+    arguments = ["train", "resume=run", "trainer.max_epochs=3"]
+    refused = run_command(*arguments, cwd=home, check=False)
+    assert refused.returncode == 2
+    assert key in refused.stderr
+    assert f"trust=[{key}]" in refused.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["home"]
+    if place == "logger":  # what the user says again is the user's decision
+        run_command(*arguments, f"trust=[{key}]", cwd=home)
+        assert any(p.name == "outside" for p in home.iterdir())
+
+
+def test_loggers_that_send_need_trust() -> None:
+    target = "lightning.pytorch.loggers.WandbLogger"
+    with pytest.raises(ConfigError, match="WandbLogger"):
+        refuse_foreign("file", {"logger": {"_target_": target}})
+    refuse_foreign("file", {"logger": {"_target_": target}}, trust=target)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: torch.zeros(1).expand(t.shape),
+        lambda t: torch.zeros(1).expand(10**10),
+        lambda t: t.to("meta"),
+        lambda t: t.to_sparse(),
+        lambda t: t.to(torch.complex64),
+    ],
+    ids=["repeated", "huge", "meta", "sparse", "complex"],
+)
+def test_tensors_are_plain_numbers_that_the_file_holds(
+    change: Callable, trained: Path, tmp_path: Path
+) -> None:
+    state = torch.load(trained / "best.ckpt", weights_only=True)
+    name = next(n for n, t in state["state_dict"].items() if t.ndim == 4)
+    state["state_dict"][name] = change(state["state_dict"][name])
+    torch.save(state, tmp_path / "net.ckpt")
+    with pytest.raises(DataError, match=r"net\.ckpt"):
+        load(tmp_path / "net.ckpt")
+
+
+def test_a_compressed_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
+    """What is small on disk may be anything in memory."""
+    with zipfile.ZipFile(trained / "best.ckpt") as whole:
+        parts = {info.filename: whole.read(info) for info in whole.infolist()}
+    with zipfile.ZipFile(tmp_path / "net.ckpt", "w", zipfile.ZIP_DEFLATED) as small:
+        for name, data in parts.items():
+            small.writestr(name, data)
+    with pytest.raises(DataError, match="is compressed"):
+        load(tmp_path / "net.ckpt")

@@ -52,7 +52,7 @@ def checked(key: str, value: Any, hint: Any) -> Any:
     if get_origin(hint) is Literal and value not in options:
         known = ", ".join(map(str, options))
         raise ConfigError(f"{key}={value} is unknown", f"use one of: {known}")
-    if isinstance(value, float) and not math.isfinite(value):
+    if not _is_finite(value):
         raise ConfigError(f"{key}={value} is no number", "use a finite one")
     try:
         return msgspec.convert(value, hint)
@@ -61,7 +61,14 @@ def checked(key: str, value: Any, hint: Any) -> Any:
         expected = said[:1].lower() + said[1:].replace("`", "")
         for name, plainly in (("array", "list"), ("str", "text"), ("object", "group of keys")):
             expected = re.sub(rf"\b{name}\b", plainly, expected)
+        expected = re.sub(r"text matching regex '.*'", "a name without slashes", expected)
         raise ConfigError(f"{key}{place.rstrip('`')}={value} is not possible", expected) from None
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def known_arguments(call: Any) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def subclass_at(key: str, contract: type, name: Any) -> Any:
         ConfigError: it cannot be imported, or is of another sort.
     """
     cls = class_at(key, name)
-    if not (isinstance(cls, type) and issubclass(cls, contract)):
+    if not (isinstance(cls, type) and issubclass(cls, contract)) or inspect.isabstract(cls):
         raise ConfigError(
             f"{key}={name} is no {contract.__name__}", "name a class that is one, as in conf/"
         )
@@ -64,6 +64,8 @@ def instantiate(key: str, contract: type, arguments: Mapping[str, Any], **given:
     except (RuntimeError, MemoryError, OverflowError) as error:  # no memory for such sizes
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{key} cannot be built: {reason}", "choose smaller sizes") from error
+    except ImportError as error:
+        raise ConfigError(f"{key} needs a package: {error}", "install it") from error
 
 
 def checked_arguments(

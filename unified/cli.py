@@ -5,26 +5,21 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
 import signal
 import sys
-from importlib.resources import files
-from pathlib import Path
+import traceback
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from omegaconf import DictConfig
 
 from unified import __version__
 from unified.classes import class_at
 from unified.errors import ConfigError, Stopped, UserError
 from unified.files import cannot_write
+from unified.overrides import apart, check_choices, quoted
 
 USAGE = """\
 unified: one network learns many vision tasks at once, with implicit knowledge (YOLOR).
@@ -43,8 +38,8 @@ examples
   unified train weights=RUN task=[detection,stuff]  tasks that RUN lacks start anew
   unified train -m seed=0,1,2 experiment=jde,ijde
 
-`unified train --help` lists the configuration groups and every key, `--cfg job` prints the
-configuration that a command line stands for.
+`unified COMMAND --help` lists the configuration groups and explains every key, `--cfg job` prints
+the configuration that a command line stands for.
 """
 COMMANDS = {
     "train": "unified.run.train.train",
@@ -52,8 +47,12 @@ COMMANDS = {
     "predict": "unified.run.predict.predict",
     "info": "unified.run.info.info",
 }
-FIXED_WITH_MODEL = ("task", "trunk", "implicit", "experiment", "seed")
-OWN_KEYS = ("command", "resume", "ckpt", "source", "out", "min_score", "trust")
+ABOUT = {
+    "train": "Train and evaluate, and leave a run folder.",
+    "eval": "Score a checkpoint on the validation split of its data, or of other data.",
+    "predict": "Pictures and predictions.json for an image, a folder or a glob.",
+    "info": "Parameters and FLOPs by trunk, heads and codes.",
+}
 USED_BY = {
     "resume": ("train",),
     "weights": ("train",),
@@ -62,12 +61,15 @@ USED_BY = {
     "out": ("train", "eval", "predict"),
 }
 """Which commands a key means something to; the others refuse it."""
-PATHS = ("source", "out", "ckpt", "resume", "weights", "data.root")
-"""Keys whose values are taken as they stand."""
+LAUNCHER = "lightning.fabric.strategies.launchers.subprocess_script"
+"""Says that another process has ended, before it ends this one."""
 JOBS: list[tuple[list[str], Any]] = []
 """Of a sweep: the overrides of each job, and its scores, None where it failed."""
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-"""What the system says of a full disk, of a folder that may only be read, and of a broken one."""
+SYSTEM = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
+}  # fmt: skip
+"""What the system says of full and broken disks, missing rights, and paths that cannot be."""
 
 
 def main() -> None:
@@ -84,14 +86,23 @@ def main() -> None:
     command = arguments[0].removeprefix("command=")
     if command not in COMMANDS:
         _fail(ConfigError(f"unknown command {command!r}", f"use one of: {', '.join(COMMANDS)}"))
-    overrides, options = _apart(arguments[1:])
+    words, options = apart(arguments[1:])
     if "--hydra-help" in options:
         _fail(ConfigError("--hydra-help tells of Hydra's own settings only", "use --help"))
-    if not {"-m", "--multirun"} & set(options):
-        overrides = [_quoted(override) for override in overrides]
+    if {"--help", "-h"} & set(options):
+        from unified.help import print_help
+
+        try:
+            print_help(command, ABOUT[command], USED_BY, [quoted(word) for word in words])
+        except UserError as error:
+            _fail(error)
+        except BrokenPipeError:  # nobody reads the rest, as in `… --help | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    overrides = [quoted(word, bool({"-m", "--multirun"} & set(options))) for word in words]
     try:
         if not any(option.startswith("--config") for option in options):
-            _check_choices(overrides)
+            check_choices(overrides)
     except UserError as error:
         _fail(error)
     # Hydra's parser stops at an override that stands behind an option.
@@ -105,93 +116,52 @@ def main() -> None:
             raise SystemExit(1)
 
 
-def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Hydra's overrides, and its options with their values."""
-    overrides = [a for a in arguments if a[:1] == "~" or ("=" in a and a[:1] != "-")]
-    return overrides, [a for a in arguments if a not in overrides]
-
-
-def _quoted(override: str) -> str:
-    """A path as Hydra takes it, whatever its characters; `~` is the home folder."""
-    key, _, value = override.partition("=")
-    if key not in PATHS or value in ("", "null") or value[0] in "'\"":
-        return override
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", os.path.expanduser(value))
-    trailing = len(escaped) - len(escaped.rstrip("\\"))
-    return f"{key}='{escaped}{escaped[len(escaped) - trailing :]}'"
-
-
-def _check_choices(arguments: list[str]) -> None:
-    """Name an unknown choice of a group and the known ones, which Hydra does not for lists.
-
-    Raises:
-        ConfigError: no file of that group has the name.
-    """
-    if any(argument.startswith("hydra.searchpath") for argument in arguments):
-        return  # there may be more choices than ours
-    try:
-        overrides = OverridesParser.create().parse_overrides(arguments)
-    except OverrideParseException:
-        return  # Hydra reports it
-    for override in overrides:
-        folder = files("conf") / override.key_or_group
-        if not folder.is_dir() or override.is_sweep_override():
-            continue
-        known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
-        value = override.value()
-        if isinstance(value, list) and override.key_or_group != "task":
-            raise ConfigError(
-                f"{override.key_or_group}={override.get_value_element_as_str()} names several, of "
-                "which one is possible",
-                f"use one of: {', '.join(known)}; for a run of each: "
-                f"unified train -m {override.key_or_group}={','.join(map(str, value))}",
-            )
-        if value is None and override.key_or_group == "task":
-            raise ConfigError("task=null selects no task", "for example task=[detection]")
-        for name in value if isinstance(value, list) else [value]:
-            if name is not None and str(name) not in known:
-                raise ConfigError(
-                    f"{override.key_or_group}={name} is unknown", f"use one of: {', '.join(known)}"
-                )
-
-
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def _compose_and_run(raw: DictConfig) -> None:
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     job = HydraConfig.get().overrides.task[1:]
     if sweeping:
         print(f"job {len(JOBS) + 1}: {' '.join(job)}", flush=True)
+    scores: Any = None
     try:
         scores = run(raw)
-        if sweeping:
-            JOBS.append((job, scores))
-    except UserError as error:
-        if not sweeping:
-            _fail(error)
-        # The others go on.
-        print(f"error: {error}", file=sys.stderr)
-        JOBS.append((job, None))
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        _fail(cannot_write(error.filename or "a file", error))
     except (Stopped, KeyboardInterrupt) as error:
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(stopped, file=sys.stderr)
         raise SystemExit(128 + stopped.number) from None
+    except Exception as error:
+        said = _of_the_user(error)
+        if not sweeping:
+            if said is None:
+                raise
+            _fail(said)
+        # The other jobs go on.
+        print(f"error: {said}" if said else traceback.format_exc(), file=sys.stderr)
+    if sweeping:
+        JOBS.append((job, scores))
+
+
+def _of_the_user(error: Exception) -> UserError | None:
+    """What a user can do something about."""
+    if isinstance(error, OSError) and error.errno in SYSTEM:
+        if error.errno == errno.ENAMETOOLONG:
+            return ConfigError(f"{error.filename:.60}… is longer than a name can be", "shorten it")
+        return cannot_write(error.filename or "a file", error)
+    return error if isinstance(error, UserError) else None
 
 
 def run(raw: DictConfig) -> Any:
     """Validate the configuration and do what its command says."""
-    from unified.schema import validate
+    from unified.saved import configured
 
     # Each command imports what it needs, and no more.
     command = class_at("command", COMMANDS[raw.command])
     _refuse_unused(raw)
     for chatty in ("lightning.pytorch", "lightning.fabric", "matplotlib", "faster_coco_eval"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    return command(validate(_start_from_saved(raw)))
+    logging.getLogger(LAUNCHER).setLevel(logging.INFO)
+    return command(configured(raw))
 
 
 def _refuse_unused(raw: DictConfig) -> None:
@@ -217,71 +187,6 @@ def _refuse_unused(raw: DictConfig) -> None:
                 f"resume={raw.resume} goes on in its own folder with its own weights",
                 f"leave {key} out, or start a new run without resume",
             )
-
-
-def _start_from_saved(raw: DictConfig) -> DictConfig:
-    """With resume or ckpt, the saved configuration is the base and the command line changes it."""
-    from unified.trust import refuse_foreign
-    from unified.weights import ABOUT, read_checkpoint
-
-    if raw.command == "train" and raw.resume:
-        file = Path(raw.resume) / "config.yaml"
-        if not file.is_file():
-            raise ConfigError(
-                f"resume={raw.resume} is not a run folder: it has no config.yaml",
-                "give the folder that `unified train` printed",
-            )
-        plain = _read_config(file)
-    elif raw.command in ("eval", "predict", "info") and raw.ckpt:
-        file, plain = raw.ckpt, read_checkpoint(raw.ckpt)[ABOUT]["config"]
-    else:
-        return raw
-    refuse_foreign(str(file), plain, raw.trust)
-    saved = OmegaConf.create(plain)
-    overrides = list(HydraConfig.get().overrides.task)
-    for key in OWN_KEYS:
-        OmegaConf.update(saved, key, raw[key])
-    return overlay(saved, raw, overrides)
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    """The plain containers of a run's `config.yaml`.
-
-    Raises:
-        ConfigError: it is damaged.
-    """
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(file))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{file} cannot be read: {reason}", "restore it") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{file} holds no configuration", "restore it")
-    return {str(key): value for key, value in config.items()}
-
-
-def overlay(saved: DictConfig, composed: DictConfig, overrides: list[str]) -> DictConfig:
-    """Change `saved` by what the command line says.
-
-    A group (`data=coco`) is taken whole from the composed configuration, a key by its value.
-
-    Raises:
-        ConfigError: the override would make another model of it.
-    """
-    for override in OverridesParser.create().parse_overrides(overrides):
-        key = override.key_or_group
-        if key in OWN_KEYS:
-            continue
-        part = key.split(".")[0]
-        if part in FIXED_WITH_MODEL and not key.startswith("task."):
-            raise ConfigError(
-                f"{override.input_line} cannot change a model that exists already",
-                f"leave {key} out, or train a new one",
-            )
-        is_group = "." not in key and isinstance(composed.get(key), DictConfig)
-        value = composed[key] if is_group else override.value()
-        OmegaConf.update(saved, key, value, merge=False, force_add=True)
-    return saved
 
 
 def _fail(error: UserError) -> None:

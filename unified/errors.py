@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 
+LONGEST = 1000
+"""Characters of a problem that are said: files may hold texts of any length."""
+
 
 class UserError(Exception):
     """Bad input or an impossible request.
@@ -14,6 +17,7 @@ class UserError(Exception):
     """
 
     def __init__(self, problem: str, fix: str) -> None:
+        problem = problem if len(problem) <= LONGEST else f"{problem[:LONGEST]}…"
         super().__init__(f"{problem}\n  fix: {fix}")
         self.problem = problem
         self.fix = fix
@@ -36,7 +40,7 @@ class OutputError(UserError):
 
 
 class JobError(UserError):
-    """Another process of the same job has ended."""
+    """Another process of the same job has ended, or is stuck."""
 
 
 class Stopped(Exception):
@@ -44,9 +48,9 @@ class Stopped(Exception):
 
     Args:
         number: of the signal.
-        advice: how to go on.
+        advice: how to go on, where there is something to go on with.
     """
 
-    def __init__(self, number: int, advice: str = "nothing was begun") -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; {advice}")
+    def __init__(self, number: int, advice: str = "") -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}{advice and '; '}{advice}")
         self.number = number

@@ -14,12 +14,21 @@ from torch import Tensor
 from unified.arrays import Array
 from unified.batch import Batch
 from unified.bounds import Share, checked
-from unified.data.images import MAX_PIXELS, draw_file, reduction, upright_size
+from unified.checkpoint import config_of, read_checkpoint
+from unified.data.images import (
+    BROKEN,
+    MAX_PIXELS,
+    draw_file,
+    reduction,
+    refuse_large,
+    upright_size,
+)
 from unified.errors import ConfigError, DataError
 from unified.model import UnifiedModel
 from unified.task import DataSpec, Prediction
+from unified.trust import Trust
 from unified.view import ImageMeta, blank, draw, letterbox
-from unified.weights import config_of, read_checkpoint, rebuild
+from unified.weights import rebuild
 
 Picture = str | Path | Image.Image | Array | Tensor
 """A file, PIL image, (H, W, 3) uint8 RGB array or (3, H, W) uint8 RGB tensor."""
@@ -105,7 +114,7 @@ class Predictor:
                 canvas, Path(image), wanted, size, upright=True, max_pixels=self.max_pixels
             )
             return canvas, ImageMeta(-1, str(image), height, width, matrix)
-        rgb = as_rgb(image)
+        rgb = as_rgb(image, self.max_pixels)
         height, width = rgb.shape[:2]
         factor = reduction(self.image_size / max(height, width))
         if factor > 1:
@@ -115,13 +124,23 @@ class Predictor:
         return canvas, ImageMeta(-1, "image", height, width, matrix)
 
 
-def as_rgb(image: Image.Image | Array | Tensor) -> Array:
+def as_rgb(image: Image.Image | Array | Tensor, max_pixels: int = MAX_PIXELS) -> Array:
     """(H, W, 3) uint8 RGB from what `predict` takes besides files."""
     if isinstance(image, Image.Image):
-        # As files are: turned as the camera says.
-        image = ImageOps.exif_transpose(image)
-        array = np.asarray(image.convert("RGB"))
-    elif isinstance(image, Tensor) and image.ndim == 3:
+        refuse_large("the PIL image", image.height, image.width, max_pixels)
+        try:
+            # As files are: turned as the camera says, and of 16 bits the upper ones.
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            array = np.asarray(image.convert("RGB"))
+        except BROKEN as error:
+            raise DataError(f"the PIL image cannot be decoded: {error}", _FORMS) from error
+    elif isinstance(image, Tensor):
+        if image.ndim != 3 or image.dtype != torch.uint8 or image.layout != torch.strided:
+            raise DataError(f"a tensor {tuple(image.shape)} of {image.dtype} is no image", _FORMS)
+        if image.is_meta:
+            raise DataError("a meta tensor holds no image", _FORMS)
         array = image.detach().permute(1, 2, 0).cpu().numpy()
     elif isinstance(image, np.ndarray):
         array = image
@@ -138,7 +157,7 @@ def load(
     path: str | Path,
     device: str | torch.device | None = None,
     fuse: bool = True,
-    trust: Sequence[str] = (),
+    trust: Trust = None,
 ) -> Predictor:
     """Load a checkpoint for prediction.
 
@@ -146,7 +165,7 @@ def load(
         path: `best.ckpt`, `last.ckpt` or the run folder.
         device: the first accelerator where there is one, else the CPU.
         fuse: fold batch norms and codes into the convolutions.
-        trust: packages of your own whose classes the checkpoint may name.
+        trust: package, or packages, of your own whose classes the checkpoint may name.
 
     Raises:
         DataError: the checkpoint is missing or unreadable.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from unified.batch import Batch
+from unified.checkpoint import ABOUT, describe
 from unified.guard import FiniteGuard
 from unified.implicit.bank import codes_of, penalty
 from unified.kinds.kind import Source
@@ -21,8 +23,8 @@ from unified.model import Outputs, UnifiedModel
 from unified.schema import Config
 from unified.task import DataSpec, Losses, Metric, Upstream
 from unified.weighting import build_weighting, task_total, values_of
-from unified.weights import ABOUT, describe
 
+log = logging.getLogger(__name__)
 SCORE = "score"
 """Mean of the tasks' primary metrics: what `best.ckpt` is best in."""
 LOSS = "loss"
@@ -219,6 +221,11 @@ class UnifiedModule(pl.LightningModule):
         steps = self.trainer.estimated_stepping_batches
         epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         total = max(int(steps), 1)
+        if epoch * self.config.optim.warmup_epochs >= total:
+            log.warning(
+                "all of the %d steps are warm-up: optim.warmup_epochs=%s",
+                total, self.config.optim.warmup_epochs,
+            )  # fmt: skip
         return total, min(max(round(epoch * self.config.optim.warmup_epochs), 1), total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

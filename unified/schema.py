@@ -34,6 +34,10 @@ TRAINER: dict[str, Any] = {
     "log_every_n_steps": Count,
     "enable_progress_bar": bool,
     "num_nodes": Count,
+    "precision": Literal["auto", "32-true", "16-mixed", "bf16-mixed"],
+    "strategy": Literal[
+        "auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"
+    ],
 }
 """Arguments of Lightning's trainer that it takes without a look at their bounds."""
 
@@ -84,12 +88,16 @@ class Config:
         weights: a checkpoint or run folder whose weights training starts from.
         ckpt: checkpoint for eval and predict.
         source: image, folder or glob for predict.
-        trust: packages of your own whose classes a checkpoint or a run may name.
+        trust: package, or packages, of your own whose classes a checkpoint or a run may name.
         min_score: detections below this are not drawn or reported by predict.
         task: task name → `_target_` and arguments.
         trunk: `_target_` and arguments.
+        data: where images and annotations are, and how they are loaded.
+        implicit: which codes there are, and how they act.
+        optim: optimiser, schedule and averaged weights.
+        weighting: how the tasks' losses become one.
         augment: view name → what to draw.
-        trainer: arguments of Lightning's Trainer.
+        trainer: arguments of lightning.pytorch.Trainer, of which any may be added: +trainer.key=….
         logger: `_target_` and arguments of a Lightning logger, or null.
     """
 
@@ -101,7 +109,7 @@ class Config:
     weights: str | None
     ckpt: str | None
     source: str | None
-    trust: list[Name]
+    trust: list[Name] | Name | None
     min_score: Share
     data: DataConfig
     augment: dict[str, AugmentConfig]
@@ -129,12 +137,19 @@ def validate(raw: DictConfig) -> Config:
             f"{key}: {message}", "run `unified train --cfg job` to see every key and its value"
         ) from error
     config: Config = checked("", plain, Config)
+    if "val_check_interval" in config.trainer:
+        raise ConfigError(
+            "trainer.val_check_interval: an epoch is scored at its end",
+            "use trainer.check_val_every_n_epoch, and trainer.limit_train_batches for short epochs",
+        )
     for name, value in config.trainer.items():
         checked(f"trainer.{name}", value, TRAINER.get(name, Any))
     _check_end(config.trainer)
     if not config.task:
         raise ConfigError("no task is selected", "for example task=[detection]")
     for name, task in config.task.items():
+        if not name.isidentifier():
+            raise ConfigError(f"task.{name} is no name", "use letters, digits and _")
         if task is None or "_target_" not in task:
             raise ConfigError(
                 f"task.{name} has no _target_",

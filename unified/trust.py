@@ -5,25 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from unified.bounds import Name, checked
 from unified.errors import ConfigError
 
-OURS = ("unified", "tasks", "heads", "lightning.pytorch.loggers")
-"""Packages whose classes a file may name; what they are good for is checked where they are used."""
+Trust = str | Sequence[str] | None
+OURS = (
+    "unified",
+    "tasks",
+    "heads",
+    "lightning.pytorch.loggers.TensorBoardLogger",
+    "lightning.pytorch.loggers.CSVLogger",
+)
+"""What a file may name; what it is good for is checked where it is used. Other loggers send what
+they see elsewhere."""
 
 
-def refuse_foreign(file: str, config: Mapping[str, Any], trust: Sequence[str]) -> None:
+def refuse_foreign(file: str, config: Mapping[str, Any], trust: Trust = None) -> None:
     """Before anything that a file names is imported, since importing executes it.
 
     Args:
         file: for the error.
         config: plain containers from the file.
-        trust: packages, modules or classes that the user named.
+        trust: package, module or class that the user named, or several.
 
     Raises:
         ConfigError: the file names something else, or wants a value of this machine.
     """
+    known = (*OURS, *trusted(trust))
     for key, name in named_classes(config):
-        if not any(name == known or name.startswith(f"{known}.") for known in (*OURS, *trust)):
+        if not any(name == one or name.startswith(f"{one}.") for one in known):
             raise ConfigError(
                 f"{file} names {key}={name}, which is not of this framework: using it would "
                 "execute it",
@@ -35,6 +45,18 @@ def refuse_foreign(file: str, config: Mapping[str, Any], trust: Sequence[str]) -
                 f"{file} holds {key}={text}, which would be replaced by a value of this machine",
                 "write the value itself",
             )
+
+
+def trusted(trust: Trust) -> list[str]:
+    """The names that the user gave.
+
+    Raises:
+        ConfigError: they are no names.
+    """
+    several = list(trust) if isinstance(trust, Sequence) else trust
+    names = [trust] if isinstance(trust, str) else [] if trust is None else several
+    found: list[str] = checked("trust", names, list[Name])
+    return found
 
 
 def named_classes(config: Any) -> Iterator[tuple[str, str]]:

@@ -1,153 +1,24 @@
-"""Checkpoints: containers and tensors, and what of them fits a network."""
+"""What of a checkpoint fits a network."""
 
 from __future__ import annotations
 
 import logging
-import zipfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from unified.build import build
-from unified.errors import ConfigError, DataError
+from unified.checkpoint import ABOUT, is_network, network_of, read_checkpoint
+from unified.errors import ConfigError
 from unified.kinds.kind import Ask, Space
 from unified.model import UnifiedModel
-from unified.schema import Config, plain, validate
+from unified.schema import Config
 from unified.task import DataSpec, Task, space_of
-from unified.trust import refuse_foreign
 
 log = logging.getLogger(__name__)
-
-
-class Contents(msgspec.Struct):
-    """What a checkpoint says of its network."""
-
-    config: dict[str, Any]
-    spaces: dict[str, dict[str, Any]]
-
-
-ABOUT = "unified"
-"""Key of what a checkpoint says of its network, beside `state_dict`."""
-PREFIX = "model."
-"""Of the network's tensors, as Lightning's modules name them."""
-
-
-def describe(config: Config, data: DataSpec) -> dict[str, Any]:
-    """What a checkpoint says of its network: plain containers, no pickled objects."""
-    return {
-        "config": plain(config),
-        "spaces": {kind: space.to_dict() for kind, space in data.spaces.items()},
-    }
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint's containers and tensors.
-
-    Args:
-        path: the file, or a run folder, whose `best.ckpt` is meant; `last.ckpt` where no epoch was
-            validated.
-
-    Raises:
-        DataError: the file is missing or is no checkpoint of this framework.
-    """
-    if not isinstance(path, (str, Path)):
-        raise DataError(f"{path!r} is no path of a checkpoint", "give a run's folder or best.ckpt")
-    path = Path(path)
-    if path.is_dir():
-        files = [path / "best.ckpt", path / "last.ckpt"]
-        path = next((file for file in files if file.is_file()), files[0])
-    if not path.is_file():
-        raise DataError(f"checkpoint {path} does not exist", "give a run's best.ckpt or last.ckpt")
-    try:
-        _refuse_damaged(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        # What comes after its first sentence is advice to load it without safety.
-        reason = str(error).partition(".")[0] or type(error).__name__
-        raise DataError(
-            f"checkpoint {path} cannot be read: {reason}",
-            "use another checkpoint of the run",
-        ) from error
-    if not isinstance(state, dict) or ABOUT not in state:
-        raise DataError(f"{path} is not a checkpoint of unified", "give a run's best.ckpt")
-    _check_contents(path, state)
-    return state
-
-
-def _refuse_damaged(path: Path) -> None:
-    """Compare the sums that a checkpoint holds of its parts, which torch does not."""
-    with zipfile.ZipFile(path) as parts:
-        damaged = parts.testzip()
-    if damaged is not None:
-        raise ValueError(f"{damaged} is damaged")
-
-
-def _check_contents(path: Path, state: Mapping[str, Any]) -> None:
-    """Refuse what lacks a part that everybody reads, or has one of another sort."""
-    try:
-        about: Contents = msgspec.convert(state[ABOUT], Contents)
-        tensors = state["state_dict"]
-        sound = all(isinstance(v, Tensor) for v in tensors.values())
-        finite = sound and all(_is_finite(tensor) for tensor in tensors.values())
-        msgspec.convert(state["epoch"], int)
-    except (KeyError, AttributeError, msgspec.ValidationError) as error:
-        raise DataError(
-            f"checkpoint {path} is incomplete: {error}", "use another checkpoint of the run"
-        ) from error
-    if not sound or not about.config:
-        raise DataError(f"checkpoint {path} holds no network", "use another checkpoint of the run")
-    if not finite:
-        raise DataError(
-            f"checkpoint {path} has weights that are not finite",
-            "use another checkpoint, and a lower optim.lr",
-        )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float64)))
-
-
-def config_of(file: str | Path, state: Mapping[str, Any], trust: Sequence[str] = ()) -> Config:
-    """The configuration that a checkpoint was trained with.
-
-    Raises:
-        ConfigError: it names a class that is neither of this framework nor trusted.
-    """
-    config = state[ABOUT]["config"]
-    refuse_foreign(str(file), config, trust)
-    return validate(OmegaConf.create(config))
-
-
-def network_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of trunk and heads, by their names in the model."""
-    named = {
-        name.removeprefix(PREFIX): tensor
-        for name, tensor in state["state_dict"].items()
-        if name.startswith(PREFIX)
-    }
-    return {name: tensor for name, tensor in named.items() if is_network(name)}
-
-
-def for_use(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a training's checkpoint is needed to use the network: no state of the training."""
-    network = {
-        name: tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(PREFIX) and is_network(name.removeprefix(PREFIX))
-    }
-    kept = {key: checkpoint[key] for key in (ABOUT, "epoch", "global_step")}
-    return kept | {"state_dict": network}
-
-
-def is_network(name: str) -> bool:
-    """Whether a tensor of the model is part of the network, not of a task's loss."""
-    return name.startswith("trunk.") or name.split(".")[2:3] == ["head"]
 
 
 def rebuild(state: Mapping[str, Any], config: Config) -> tuple[UnifiedModel, DataSpec]:
@@ -160,13 +31,19 @@ def rebuild(state: Mapping[str, Any], config: Config) -> tuple[UnifiedModel, Dat
     Raises:
         ConfigError: the changes make another network of it.
     """
-    if config.trunk.get("pretrained"):  # weights to start from, which are replaced at once
-        config = replace(config, trunk={**config.trunk, "pretrained": False})
+    config = without_pretrained(config)
     data = DataSpec(config.data.image_size, saved=state[ABOUT]["spaces"])
     model = build(config, data)
     fit_exactly(state, model, config).load()
     model.eval()
     return model, data
+
+
+def without_pretrained(config: Config) -> Config:
+    """For a network whose weights are replaced at once: nothing is downloaded for nothing."""
+    if config.trunk.get("pretrained"):
+        return replace(config, trunk={**config.trunk, "pretrained": False})
+    return config
 
 
 def fit_exactly(state: Mapping[str, Any], model: UnifiedModel, config: Config) -> Fit:

@@ -239,6 +239,37 @@ def test_a_killed_generator_leaves_nothing_half_done(tmp_path: Path) -> None:
     assert not (tmp_path / ".shapes.partial").exists()
 
 
+def test_several_that_want_the_same_data_get_it(tmp_path: Path) -> None:
+    """One writes, the others wait; nothing stays behind."""
+    code = (
+        "from pathlib import Path; from unified.data.shapes.config import ShapesConfig; "
+        "from unified.data.shapes.write import generate; "
+        "print(generate(Path('shapes'), ShapesConfig(train=60, val=1, size=64)))"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert sorted(said) == [b"False\n", b"False\n", b"True\n"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["shapes"]
+
+
+@pytest.mark.parametrize("stamp", ["", "{", "\0\1"])
+def test_a_folder_with_a_damaged_stamp_is_something_else(stamp: str, tmp_path: Path) -> None:
+    (tmp_path / "shapes.json").write_text(stamp)
+    with pytest.raises(ConfigError, match="is not the shapes data set"):
+        generate(tmp_path, ShapesConfig(train=2, val=1, size=64))
+
+
+def test_a_link_to_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "shapes").symlink_to(tmp_path / "disk")
+    assert generate(tmp_path / "shapes", ShapesConfig(train=2, val=1, size=64))
+    assert (tmp_path / "shapes").is_symlink()
+    assert (tmp_path / "disk" / "shapes.json").is_file()
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 100_000))
 def test_outlines_rasterise_to_the_very_mask(seed: int) -> None:

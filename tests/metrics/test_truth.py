@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from panopticapi.evaluation import pq_compute
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from unified.data.split import Split
 from unified.kinds.masks import Masks
+from unified.kinds.objects import Detections
 from unified.kinds.segments import PanopticSegments
 from unified.metrics.coco_ap import CocoAP, CocoMaskAP
 from unified.metrics.panoptic import PanopticQuality
@@ -226,3 +228,48 @@ def test_an_object_without_a_mask_is_missed_and_breaks_nothing(
     ]
     assert scores[0]["AP"] == pytest.approx(scores[1]["AP"], abs=1e-12)
     assert 0.5 < scores[0]["AP"] < 1
+
+
+def test_areas_are_those_of_the_pixels_whatever_the_json_says(
+    shapes: Path, tmp_path: Path, open_split: Callable
+) -> None:
+    shutil.copytree(shapes, tmp_path / "copy")
+    file = tmp_path / "copy" / "annotations" / "panoptic_val.json"
+    document = json.loads(file.read_text())
+    for row in document["annotations"]:
+        for part in row["segments_info"]:
+            part["area"] *= 3
+    file.write_text(json.dumps(document))
+    split = open_split(tmp_path / "copy", "val", "segments")
+    metric = PanopticQuality(split.sources["segments"])
+    for _ in range(2):  # the second time from what the first has measured
+        metric.reset()
+        assert feed(metric, split, lambda i: split.result("segments", i))["PQ"] == 1.0
+
+
+def test_what_a_split_does_not_have_scores_nothing(
+    shapes: Path, tmp_path: Path, open_split: Callable
+) -> None:
+    """Neither zero nor minus one, which would count in a mean."""
+    shutil.copytree(shapes, tmp_path / "copy")
+    for name in ("instances", "panoptic"):
+        file = tmp_path / "copy" / "annotations" / f"{name}_val.json"
+        document = json.loads(file.read_text())
+        if name == "instances":
+            for row in document["annotations"]:
+                row["iscrowd"] = 1
+        else:
+            stuff = {c["id"] for c in document["categories"] if not c["isthing"]}
+            for row in document["annotations"]:
+                for part in row["segments_info"]:
+                    part["iscrowd"] = int(part["category_id"] in stuff)
+        file.write_text(json.dumps(document))
+    split = open_split(tmp_path / "copy", "val", "objects", "segments")
+    found = Detections(torch.tensor([[1.0, 1, 9, 9]]), torch.ones(1), torch.zeros(1).long())
+    boxes = feed(CocoAP(split.sources["objects"]), split, lambda i: found)
+    assert all(np.isnan(value) for value in boxes.values())
+    segments = feed(
+        PanopticQuality(split.sources["segments"]), split, lambda i: split.result("segments", i)
+    )
+    assert np.isnan(segments["PQ_st"])
+    assert segments["PQ"] == segments["PQ_th"] == 1.0

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,17 @@ CASES: Mapping[str, tuple[str, ...]] = {
 """Name → overrides: averaged weights, memory, augmentation, mosaic, views, schedules."""
 
 
-def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """`unified train …` in a session of its own; what it says goes to `<folder>.txt`."""
+def start(
+    folder: Path,
+    *arguments: str,
+    program: Sequence[str] = ("-m", "unified.cli"),
+    **environment: str,
+) -> subprocess.Popen[str]:
+    """`unified train …` in a session of its own; what it says goes to `<folder>/said.txt`."""
     folder.mkdir(parents=True, exist_ok=True)
     log = (folder / "said.txt").open("w")
     return subprocess.Popen(
-        [sys.executable, "-m", "unified.cli", "train", *arguments],
+        [sys.executable, *program, "train", *arguments],
         cwd=folder, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **environment},
     )  # fmt: skip
@@ -107,9 +112,9 @@ def differences(whole: Path, other: Path) -> list[str]:
 def same(mine: Any, yours: Any) -> bool:
     """Equal to the bit; NaN is NaN."""
     if isinstance(mine, torch.Tensor):
-        return isinstance(yours, torch.Tensor) and torch.equal(
-            torch.nan_to_num(mine), torch.nan_to_num(yours)
-        )
+        if not isinstance(yours, torch.Tensor) or mine.shape != yours.shape:
+            return False
+        return bool(((mine == yours) | (mine.isnan() & yours.isnan())).all())
     return bool(mine == yours)
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from unified.checkpoint import network_of, read_checkpoint
 from unified.errors import ConfigError, DataError
 from unified.implicit.bank import codes_of
-from unified.weights import network_of, read_checkpoint, start_from
+from unified.weights import start_from
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 THREE = "task=[detection,classification,embedding]"

@@ -62,7 +62,7 @@ def test_losses_are_finite_named_means(name: str, make: Callable) -> None:
     assert losses
     assert made.tasks[name].name == name
     assert isinstance(made.tasks[name], Task)
-    assert set(made.tasks[name].loss_weights) == set(losses)
+    assert set(made.tasks[name].loss_weights) == set(losses) == set(made.tasks[name].losses)
     for value in losses.values():
         assert value.shape == ()
         assert value.isfinite()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from unified.bounds import Count, Name, Positive
+from unified.bounds import Count, Name
 from unified.data.images import MAX_PIXELS
 from unified.data.shapes.config import ShapesConfig
 from unified.errors import ConfigError
@@ -25,6 +25,7 @@ class DataConfig:
         image_size: side of the square network input in pixels, a multiple of 32.
         batch_size: network inputs per step and process, all views counted.
         workers: loading processes; 0 loads in the main process.
+        timeout: seconds to wait for a batch of the loading processes.
         check: look at every image file before training starts.
         max_megapixels: images that have more are refused instead of decoded.
         links: let files be links to others outside of their folder.
@@ -40,8 +41,9 @@ class DataConfig:
     image_size: ImageSize
     batch_size: Count
     workers: Annotated[int, Meta(ge=0, le=512)]
+    timeout: Count = 300
     check: bool = True
-    max_megapixels: Positive = MAX_PIXELS / 1e6
+    max_megapixels: Annotated[float, Meta(gt=0, le=1000)] = MAX_PIXELS / 1e6
     links: bool = False
     derive: bool = False
     sources: dict[str, str] = field(default_factory=dict)

@@ -16,10 +16,11 @@ from unified.batch import Batch
 from unified.data.augment import AugmentConfig
 from unified.data.config import DataConfig
 from unified.data.dataset import Collate, Row, ViewDataset
-from unified.data.images import check_image_files, refuse_links_out
+from unified.data.images import check_image_files
 from unified.data.sampler import EpochSampler, Key
 from unified.data.split import Sources, Split
-from unified.errors import ConfigError, DataError, UserError
+from unified.errors import ConfigError, DataError, JobError, UserError
+from unified.files import refuse_links_out
 from unified.kinds.kind import Space
 from unified.task import Task
 from unified.view import PLAIN
@@ -69,17 +70,31 @@ class DataModule(pl.LightningDataModule):
         self._start = (0, 0)
 
     def state_dict(self) -> dict[str, int]:
-        """Where training goes on: the epoch, and how many of its batches were learnt from."""
+        """Where training goes on: the epoch, and how many of its batches were learnt from.
+
+        Within an epoch, it goes on with batches of the same images only.
+        """
         assert self.trainer is not None
         loop = self.trainer.fit_loop
         seen = loop.epoch_loop.batch_progress.current.ready
         whole = seen >= self.trainer.num_training_batches
         epoch = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-        return {"epoch": epoch, "batches": 0 if whole else seen}
+        return {"epoch": epoch, "batches": 0 if whole else seen, "images": self._images()}
+
+    def _images(self) -> int:
+        """In a step of all processes."""
+        return self.config.batch_size * (self.trainer.world_size if self.trainer else 1)
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Lightning calls it before it asks for loaders, whose workers read ahead."""
         self._start = (int(state["epoch"]), int(state["batches"]))
+        images = state.get("images", self._images())
+        if self._start[1] and images != self._images():
+            raise ConfigError(
+                f"the run ended within an epoch of {images} images a step, and would go on with "
+                f"{self._images()}",
+                "leave data.batch_size and trainer.devices as they were until the epoch has ended",
+            )
 
     def _check_asks(self) -> None:
         for asks in (self.asks, self.checks):
@@ -108,9 +123,11 @@ class DataModule(pl.LightningDataModule):
             files.setdefault(source.file.parent, set()).update(source.files())
         for folder, own in files.items():
             if not self.config.links:
-                refuse_links_out(own, folder)
+                refuse_links_out(
+                    own, folder, "put the file itself there, or allow it by data.links=true"
+                )
             if self.config.check:
-                check_image_files(sorted(own))
+                check_image_files(sorted(own), self.config.max_pixels)
 
     def train_dataset(self) -> ViewDataset:
         """Every view that a task learns from."""
@@ -153,6 +170,7 @@ class DataModule(pl.LightningDataModule):
             num_workers=self.config.workers,
             collate_fn=partial(_collate, dataset.collate),
             drop_last=shuffle,
+            timeout=self.config.timeout if self.config.workers else 0,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.config.workers > 0,
             worker_init_fn=_obedient,
@@ -202,14 +220,40 @@ def _collate(collate: Collate, groups: Sequence[list[Row] | UserError]) -> Batch
 
 
 def _raising(batches: Iterator[Any]) -> Iterator[Any]:
-    for batch in batches:
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not any(word in str(error) for word in LOST):
+                raise
+            raise JobError(
+                f"no batch comes from the loading processes: {str(error).splitlines()[0]}",
+                "look at what they said: memory, or shared memory (/dev/shm), may be full, or a "
+                "disk not answer; data.workers=0 loads without them, data.timeout waits longer",
+            ) from error
         if isinstance(batch, UserError):
             raise batch
         yield batch
 
 
+LOST = ("DataLoader timed out", "DataLoader worker")
+"""What torch says of loading processes that are stuck, or no more."""
+PATIENCE = 60
+"""Seconds that a worker has to be ended by its parent, once it was told to end."""
+
+
 def _obedient(worker: int) -> None:
-    """Threads inside of workers would only contend; how a job ends is their parent's decision."""
+    """Threads inside of workers would only contend; how a job ends is their parent's decision.
+
+    A worker that waits for a disk that does not answer ends by itself, once it was told to.
+    """
+
+    def told(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.alarm(PATIENCE)
+
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, told)

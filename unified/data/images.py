@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
-import os
-import stat
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -16,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from unified.arrays import Array
 from unified.errors import DataError
+from unified.files import read_file
 from unified.view import draw
 
 _REDUCED = {
@@ -32,19 +31,6 @@ MAX_PIXELS = 134_000_000
 _TOO_LARGE = "make it smaller, or raise data.max_megapixels"
 BROKEN = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 """What Pillow raises for files that are no images, or bad ones."""
-
-
-def read_file(file: Path) -> bytes:
-    """All of a regular file; a pipe or device is not waited for.
-
-    Raises:
-        OSError: it is missing, unreadable, or no file.
-    """
-    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        return stream.read()
 
 
 def read_image(
@@ -130,8 +116,9 @@ def upright_size(file: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         data = read_file(file)
     except FileNotFoundError as error:
         raise DataError(f"image {file} does not exist", "check the path") from error
-    except OSError as error:
-        raise DataError(f"image {file} cannot be read: {error.strerror}", _FIX) from error
+    except (OSError, ValueError) as error:  # a name may hold what no name can
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"image {file!s:.200} cannot be read: {reason}", _FIX) from error
     height, width, turned = _header(data, file, max_pixels, upright=True)
     return (width, height) if turned else (height, width)
 
@@ -140,50 +127,41 @@ def _header(data: bytes, file: Path, most: int, upright: bool = False) -> tuple[
     """(height, width) as a file says, before anything of that size is made, and, where it is
     asked for, whether the camera was held upright."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
-            with Image.open(io.BytesIO(data)) as image:
-                height, width = image.height, image.width
-                if height * width > most:
-                    raise DataError(
-                        f"image {file} has {width}×{height} pixels, more than {most} are not "
-                        "decoded",
-                        _TOO_LARGE,
-                    )
-                # Of a PNG, the orientation may stand behind the pixels, which are decoded then.
-                turned = upright and image.getexif().get(_ORIENTATION, 1) in _TURNED
-    except Image.DecompressionBombError as error:
-        raise DataError(f"image {file}: {error}", _TOO_LARGE) from error
+        with _any_size(), Image.open(io.BytesIO(data)) as image:
+            height, width = image.height, image.width
+            refuse_large(f"image {file}", height, width, most)
+            # Of a PNG, the orientation may stand behind the pixels, which are decoded then.
+            turned = upright and image.getexif().get(_ORIENTATION, 1) in _TURNED
+    except UnidentifiedImageError as error:
+        raise DataError(f"image {file} is of no form that is known", _FIX) from error
     except BROKEN as error:
         raise DataError(f"image {file} cannot be decoded: {error}", _FIX) from error
     return height, width, turned
 
 
-def refuse_links_out(files: Iterable[Path], folder: Path) -> None:
-    """Refuse files that are links to somewhere outside of the folder that they belong to.
+def refuse_large(what: str, height: int, width: int, most: int) -> None:
+    """Before anything of that size is made.
 
     Raises:
-        DataError: names the first.
+        DataError: the image has more than `most` pixels.
     """
-    inside = os.path.realpath(folder)
-    parents: dict[Path, bool] = {}
-    for file in files:
-        away = parents.get(file.parent)
-        if away is None:
-            away = parents[file.parent] = not _within(file.parent, inside)
-        if away or (os.path.islink(file) and not _within(file, inside)):
-            raise DataError(
-                f"{file} is a link that leads out of {folder}",
-                "put the file itself there, or allow it by data.links=true",
-            )
+    if height * width > most:
+        raise DataError(
+            f"{what} has {width}×{height} pixels, more than {most} are not decoded", _TOO_LARGE
+        )
 
 
-def _within(path: Path, inside: str) -> bool:
-    real = os.path.realpath(path)
-    return real == inside or real.startswith(inside + os.sep)
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """Without Pillow's own limit of pixels, where ours holds."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
-def check_image_files(files: list[Path]) -> None:
+def check_image_files(files: list[Path], max_pixels: int = MAX_PIXELS) -> None:
     """Look at the beginning and end of every file before training starts.
 
     A file without the end marker of its format is decoded strictly, since some writers append
@@ -203,7 +181,9 @@ def check_image_files(files: list[Path]) -> None:
                 stream.seek(max(0, stream.tell() - 12))
                 tail = stream.read()
             if not _ends_well(head, tail):
-                _decode_strictly(file.read_bytes(), file)
+                data = file.read_bytes()
+                _header(data, file, max_pixels)
+                _decode_strictly(data, file)
         except OSError as error:
             broken.append(DataError(f"image {file} cannot be read: {error.strerror}", _FIX))
         except DataError as error:
@@ -233,7 +213,7 @@ def _ends_well(head: bytes, tail: bytes) -> bool:
 def _decode_strictly(data: bytes, file: Path) -> None:
     """OpenCV fills the missing part of a truncated file with grey; Pillow refuses."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _any_size(), Image.open(io.BytesIO(data)) as image:
             image.load()
     except BROKEN as error:
         raise DataError(f"image {file} is broken or cut short: {error}", _FIX) from error

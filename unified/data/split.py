@@ -87,12 +87,12 @@ class Sources:
             )
         reader = _reader_at(f"data.sources.{kind}", config.sources[kind], kind)
         file = reader.json(self)
-        if file.is_file():
+        if file.exists():
             return reader
         if config.derive and kind in config.derived:
             derived = _reader_at(f"data.derived.{kind}", config.derived[kind], kind)
             file = derived.json(self)
-            if file.is_file():
+            if file.exists():
                 return derived
         raise DataError(
             f"split {self.split!r} has no {kind} labels: {file} does not exist",

@@ -27,7 +27,12 @@ class Vector(Decoder):
     def of_task(
         cls, widths: Sequence[int], neutrals: Sequence[float], sigma: NonNegative = 0.02
     ) -> list[Self]:
-        """A code per slot, drawn from N(neutral, sigma)."""
+        """A code per slot, drawn from N(neutral, sigma).
+
+        Args:
+            widths, neutrals: of the slots.
+            sigma: spread of the codes at the start.
+        """
         return [cls(width, neutral, sigma) for width, neutral in zip(widths, neutrals, strict=True)]
 
     def forward(self, like: Tensor | None) -> Tensor:

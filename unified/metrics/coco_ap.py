@@ -64,7 +64,7 @@ class CocoAP(Collector[Any]):
     def compute(self) -> dict[str, float]:
         results = self._results()
         if not len(results):
-            return dict.fromkeys(NAMES, 0.0)
+            return dict.fromkeys(NAMES, 0.0 if self._has_truth() else math.nan)
         with contextlib.redirect_stdout(io.StringIO()):
             truth, evaluate = self.truth
             evaluation = evaluate(truth, truth.loadRes(results), self.iou_type)
@@ -81,6 +81,10 @@ class CocoAP(Collector[Any]):
     def truth(self) -> tuple[Any, Any]:
         """The truth, indexed once for all validations, and its evaluation class."""
         return EVALUATORS[self.evaluator](self.source.truth())
+
+    def _has_truth(self) -> bool:
+        rows = self.source.truth()["annotations"]
+        return any(not row["iscrowd"] for row in rows)
 
     def _results(self) -> Any:
         """(N, 7) with the image id in front, the array form that `loadRes` takes."""
@@ -132,6 +136,10 @@ class CocoMaskAP(CocoAP):
                 categories, found.rles, found.scores.double().tolist(), strict=True
             )
         ]
+
+    def _has_truth(self) -> bool:
+        rows = self.source.truth()["annotations"]
+        return any(not row["iscrowd"] for row in rows)
 
     def _results(self) -> list[dict[str, Any]]:
         # The evaluators add to the rows that they are given.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,7 +47,8 @@ class MultilabelScores(Collector[tuple[Array, Array]]):
     def compute(self) -> dict[str, float]:
         records = self.sorted_records()
         if not any(present.any() for _, present in records.values()):
-            return {"mAP": 0.0, "CF1": 0.0, "OF1": 0.0}
+            # Nothing was said, or there is nothing to say.
+            return dict.fromkeys(("mAP", "CF1", "OF1"), math.nan if records else 0.0)
         scores = np.stack([r[0] for r in records.values()])
         present = np.stack([r[1] for r in records.values()])
         occurs = present.any(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -45,6 +46,7 @@ class PanopticQuality(Collector[tuple[bytes, list[dict[str, Any]]]]):
                 "pip install --no-deps panopticapi-lite",
             )
         self.source, self.known = source, Lookup(source)
+        self._areas: dict[int, dict[int, int]] = {}
 
     def update(self, results: Sequence[PanopticSegments], metas: Sequence[ImageMeta]) -> None:
         for meta, found in zip(metas, results, strict=True):
@@ -73,7 +75,7 @@ class PanopticQuality(Collector[tuple[bytes, list[dict[str, Any]]]]):
                 if isthing is None or bool(c["isthing"]) == isthing
             )
             mean = stat.pq_average(categories, isthing)[0] if occurs else {}
-            scores |= {f"{m}{suffix}": float(mean.get(m.lower(), 0.0)) for m in ("PQ", "SQ", "RQ")}
+            scores |= {f"{m}{suffix}": mean.get(m.lower(), math.nan) for m in ("PQ", "SQ", "RQ")}
         return scores
 
     def _count(
@@ -106,10 +108,12 @@ class PanopticQuality(Collector[tuple[bytes, list[dict[str, Any]]]]):
         Raises:
             DataError: the PNG is one that panopticapi fails at, or takes for something else.
         """
-        place = self.known[annotation["image_id"]]
-        label: SegmentLabel = self.source.read(place)  # type: ignore[assignment,arg-type]
-        pixels = np.bincount(label.rows().ravel(), minlength=len(label.ids) + 1)[1:]
-        areas = dict(zip(label.ids.tolist(), pixels.tolist(), strict=True))
+        place: int = self.known[annotation["image_id"]]  # type: ignore[assignment]
+        if place not in self._areas:  # the truth is the same in every epoch
+            label: SegmentLabel = self.source.read(place)  # type: ignore[assignment]
+            pixels = np.bincount(label.rows().ravel(), minlength=len(label.ids) + 1)[1:]
+            self._areas[place] = dict(zip(label.ids.tolist(), pixels.tolist(), strict=True))
+        areas = self._areas[place]
         parts = [
             part if part.get("iscrowd") else part | {"area": areas[part["id"]]}
             for part in annotation["segments_info"]

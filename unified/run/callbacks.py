@@ -64,8 +64,9 @@ class SavedConfig(Callback):
     def __init__(self, file: Path, text: str) -> None:
         self.file, self.text = file, text
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if trainer.is_global_zero and not self.file.exists():
+    def write_first(self) -> None:
+        """Of a new run."""
+        if not self.file.exists():
             self._write()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -118,9 +119,9 @@ class EpochLine(Callback):
             for name, metric in pl_module.metrics.items():
                 value = float(found.get(f"val/{name}/{metric.primary}", math.nan))
                 parts.append(f"{name} {metric.primary} {value:.4f}")
-        whole = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+        most = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         seconds = time.monotonic() - self.began
-        print(f"epoch {trainer.current_epoch + 1}{whole}: {', '.join(parts)} ({seconds:.0f} s)")
+        print(f"epoch {trainer.current_epoch + 1}{most}: {', '.join(parts)} ({seconds:.0f} s)")
 
 
 class LastValidated(Callback):

@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from unified.checkpoint import for_use, read_checkpoint
 from unified.errors import OutputError
 from unified.files import whole
-from unified.weights import for_use, read_checkpoint
 
 BEST, LAST = "best", "last"
 
@@ -32,7 +32,8 @@ class RunCheckpoints(TorchCheckpointIO):
                 torch.save(for_use(checkpoint) if target.stem == BEST else checkpoint, file)
         except RuntimeError as error:  # how torch says that the disk is full
             raise OutputError(
-                f"{target} cannot be written: {str(error).splitlines()[0]}",
+                f"{target} cannot be written whole: the disk may be full "
+                f"({str(error).splitlines()[0]})",
                 "free some space and go on with resume=<run>; the previous one is intact",
             ) from error
 
@@ -41,7 +42,7 @@ class RunCheckpoints(TorchCheckpointIO):
         return read_checkpoint(path)
 
 
-class Kept(ModelCheckpoint):
+class Keeper(ModelCheckpoint):
     """A checkpoint that knows its run again after the folder was moved, renamed or copied."""
 
     def __init__(self, folder: Path, name: str, **options: Any) -> None:

@@ -6,14 +6,15 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from unified.checkpoint import read_checkpoint
 from unified.data.datamodule import DataModule
 from unified.data.prepare import prepare
 from unified.module import UnifiedModule
-from unified.run.folder import output_folder, refuse_full
+from unified.run.folder import claimed, output_folder, refuse_full
 from unified.run.report import report
 from unified.run.trainer import make_trainer, validate
 from unified.schema import Config, needed
-from unified.weights import read_checkpoint, rebuild
+from unified.weights import rebuild
 
 
 def evaluate(config: Config) -> dict[str, Any]:
@@ -29,5 +30,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     scores = validate(trainer, module, data)
     if trainer.is_global_zero:
         folder = output_folder(config.out, f"{config.name}-eval")
-        report(folder, module, data.val_dataset(), scores, {"ckpt": checkpoint})
+        with claimed(folder):
+            refuse_full(str(folder))
+            report(folder, module, data.val_dataset(), scores, {"ckpt": checkpoint})
     return scores

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from unified.errors import ConfigError
-from unified.files import cannot_write, locked
+from unified.files import cannot_write, locked, made
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
@@ -38,19 +39,6 @@ def output_folder(out: str | None, name: str) -> Path:
     return made(Path(out))
 
 
-def made(folder: Path) -> Path:
-    """The folder, there from now on.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    return folder
-
-
 def refuse_to_overwrite(out: str | None, names: Iterable[str]) -> None:
     """Before work starts: nothing that `out` holds may be lost.
 
@@ -58,7 +46,7 @@ def refuse_to_overwrite(out: str | None, names: Iterable[str]) -> None:
         ConfigError: one of the files is there already.
     """
     for name in names:
-        if out is not None and (Path(out) / name).exists():
+        if out is not None and os.path.lexists(Path(out) / name):
             raise ConfigError(f"out={out} already holds {name}", "choose another folder")
 
 
@@ -91,10 +79,20 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
-def remove_empty(folder: Path) -> None:
-    """Leave nothing behind where nothing was begun."""
-    if _is_empty(folder):
-        shutil.rmtree(folder)
+def abandon(folder: Path) -> None:
+    """Leave nothing behind of a run that was refused before anything was learnt.
+
+    The folder was new or empty, and is claimed; other hidden files in it are somebody's own.
+    """
+    if any(folder.glob("*.ckpt")):
+        return
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name == LOCK or not entry.name.startswith("."):
+            entry.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _is_empty(path: Path) -> bool:

@@ -10,13 +10,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from unified.build import build
+from unified.checkpoint import read_checkpoint
 from unified.data.config import DataConfig
 from unified.data.prepare import prepare
 from unified.data.split import Sources
 from unified.run.cost import measure_cost, print_cost
 from unified.schema import Config
 from unified.task import DataSpec
-from unified.weights import read_checkpoint, rebuild
+from unified.weights import rebuild
 
 FEW = 32
 """Images that have boxes enough for anchors."""

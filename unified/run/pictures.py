@@ -13,9 +13,11 @@ from PIL import Image
 from unified.arrays import Array
 from unified.batch import Batch
 from unified.canvas import Canvas
+from unified.files import made, whole
 from unified.kinds.kind import Result
 
 MAX_TILES = 16
+FORMATS = {".jpg": "JPEG", ".png": "PNG"}
 Spaces = Mapping[str, Any]
 """Kind → space."""
 
@@ -101,6 +103,9 @@ def _to_height(picture: Array, height: int) -> Array:
 
 
 def save_picture(picture: Array, file: Path) -> None:
-    """Write a (H, W, 3) RGB array; the name decides the format."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.ascontiguousarray(picture)).save(file, quality=90)
+    """Write a (H, W, 3) RGB array; the name, .jpg or .png, decides the format."""
+    made(file.parent)
+    with whole(file, "wb") as stream:
+        Image.fromarray(np.ascontiguousarray(picture)).save(
+            stream, FORMATS[file.suffix], quality=90
+        )

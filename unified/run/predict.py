@@ -6,23 +6,30 @@ import glob
 import json
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import track
+
+from unified.checkpoint import read_checkpoint
 from unified.data.images import read_image
 from unified.errors import DataError
 from unified.files import cannot_write
 from unified.inference import Predictor, usable
-from unified.run.folder import output_folder, refuse_to_overwrite
+from unified.run.folder import claimed, output_folder, refuse_to_overwrite
 from unified.run.pictures import draw_prediction, save_picture
 from unified.schema import Config, needed
-from unified.weights import read_checkpoint, rebuild
+from unified.weights import rebuild
 
 log = logging.getLogger(__name__)
 RESULTS = "predictions.json"
+FEW = 10
+"""Images for which nobody needs a progress bar."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -35,29 +42,43 @@ def predict(config: Config) -> dict[str, Any]:
     most = config.data.max_pixels
     predictor = Predictor(*rebuild(state, config), usable(None), max_pixels=most)
     folder = output_folder(config.out, f"{config.name}-predict")
+    with claimed(folder):
+        refuse_to_overwrite(str(folder), (RESULTS, *names))
+        return _predict(predictor, files, names, folder, config.min_score)
+
+
+def _predict(
+    predictor: Predictor, files: list[Path], names: list[str], folder: Path, min_score: float
+) -> dict[str, Any]:
     results, found_in_all = Rows(folder / RESULTS), Counter[str]()
     broken: list[str] = []
-    for file, name in zip(files, names, strict=True):
+    hidden = len(files) < FEW or not sys.stderr.isatty()
+    shown = track(list(zip(files, names, strict=True)), "predicting", disable=hidden,
+                  transient=True, console=Console(stderr=True))  # fmt: skip
+    for file, name in shown:
         try:
-            found = predictor.predict(file, config.min_score)
-            rgb = read_image(file, upright=True, max_pixels=most)
+            found = predictor.predict(file, min_score)
+            rgb = read_image(file, upright=True, max_pixels=predictor.max_pixels)
         except DataError as error:
             # One bad file among many must not cost the results of the others.
             log.warning("%s", error)
             broken.append(str(file))
             continue
+        by_task = {task: result.plain() for task, result in found.items()}
         height, width = rgb.shape[:2]
         image = {"file": str(file), "picture": name, "height": height, "width": width}
-        by_task = {task: result.plain() for task, result in found.items()}
-        results.append(image | by_task)
+        try:
+            results.append(image | by_task)
+        except ValueError as error:
+            raise DataError(
+                f"what the network says of {file} are no finite numbers", "use another checkpoint"
+            ) from error
         found_in_all.update({t: len(rows) for t, rows in by_task.items() if isinstance(rows, list)})
         save_picture(draw_prediction(rgb, found), folder / name)
-    shown = ", ".join(f"{task} {count}" for task, count in found_in_all.items())
-    print(
-        f"predicted {results.count} of {len(files)} images → {folder}; found: {shown or 'nothing'}"
-    )
+    counts = ", ".join(f"{task} {count}" for task, count in found_in_all.items()) or "nothing"
+    print(f"predicted {results.count} of {len(files)} images → {folder}; found: {counts}")
     if results.count and not found_in_all.total():
-        print(f"nothing scored min_score={config.min_score} or more; a lower one shows more")
+        print(f"nothing scored min_score={min_score} or more; a lower one shows more")
     if not results.count:
         raise DataError(f"none of the {len(files)} images could be read", f"look at {broken[0]}")
     return {"images": results.count, "out": str(folder), "broken": broken}
@@ -84,10 +105,17 @@ class Rows:
 
     def _write(self, mode: str, text: bytes) -> None:
         try:
-            with self.file.open(mode) as stream:
-                if mode == "r+b":
-                    stream.seek(-len(self.END), os.SEEK_END)
-                stream.write(text)
+            with self.file.open(mode, buffering=0) as stream:
+                place = max(0, stream.seek(0, os.SEEK_END) - len(self.END))
+                stream.seek(place)
+                try:
+                    while text:
+                        text = text[stream.write(text) :]
+                except OSError:
+                    stream.truncate(place)
+                    stream.seek(place)
+                    stream.write(self.END)  # of as many bytes as there were
+                    raise
         except OSError as error:
             raise cannot_write(self.file, error) from error
 

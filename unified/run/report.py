@@ -54,22 +54,25 @@ def report(
         plot_history(read_history(table), primary, folder / "curves.png")
     predictor = Predictor(module.model, module.data, device())
     picture = write_comparisons(folder, predictor, dataset, config.min_score)
-    print_scores(scores, f"{config.name}: {', '.join(config.task)}")
+    epoch = f" (best epoch: {facts['best_epoch']})" if "best_epoch" in facts else ""
+    print_scores(scores, f"{config.name}: {', '.join(config.task)}{epoch}")
     print(f"run: {folder}\npicture: {picture}")
 
 
-def opening(module: UnifiedModule, data: DataModule, folder: Path, where: str) -> Iterator[str]:
-    """What is about to happen, before the first silent second."""
-    facts, config = facts_of(module), module.config
+def opening(module: UnifiedModule, data: DataModule, where: str) -> Iterator[str]:
+    """What is about to be learnt, of what, and where."""
+    facts = facts_of(module)
     assert data.train_split is not None
-    kinds = ", ".join(data.train_split.sources)
+    spaces = data.train_split.sources.items()
+    kinds = ", ".join(
+        f"{len(s.space)} of {kind}" if hasattr(s.space, "__len__") else kind for kind, s in spaces
+    )
     yield (
-        f"data: {config.data.root}, {len(data.train_split)} images to learn from, "
-        f"{len(data.val_split)} to score ({kinds})"
+        f"images: {len(data.train_split)} to learn from, {len(data.val_split)} to score; "
+        f"classes: {kinds}"
     )
     codes = f"{facts['code_parameters']:,} of codes" if facts["code_parameters"] else "no codes"
-    yield f"tasks: {', '.join(module.tasks)}; {facts['parameters']:,} parameters, {codes}"
-    yield f"device: {where}; run: {folder}"
+    yield f"parameters: {facts['parameters']:,}, {codes}; device: {where}"
 
 
 def facts_of(module: UnifiedModule) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def make_trainer(
     watched = given.pop("enable_progress_bar", True) and sys.stdout.isatty()
     bars = [EpochBar(REFRESH, leave=False)] if watched else []
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             callbacks=[*callbacks, *bars],
             logger=list(loggers),
             plugins=[RunCheckpoints()],
@@ -75,6 +75,8 @@ def make_trainer(
         raise ConfigError(
             f"trainer: {error}", "see the arguments of lightning.pytorch.Trainer"
         ) from error
+    _check_launcher(trainer)
+    return trainer
 
 
 def _check_devices(given: Mapping[str, Any]) -> None:
@@ -88,6 +90,17 @@ def _check_devices(given: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"trainer.devices={devices}, and there are {there} {'GPUs' if on_gpu else 'cores'}",
             f"use {there} or fewer",
+        )
+
+
+def _check_launcher(trainer: pl.Trainer) -> None:
+    """Refuse processes of torchrun that nobody joins: each would be a training of its own."""
+    started = int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if started not in (1, trainer.world_size):
+        raise ConfigError(
+            f"torchrun has started {started} processes, and trainer.devices × trainer.num_nodes "
+            f"is {trainer.world_size}",
+            f"set trainer.devices={os.environ.get('LOCAL_WORLD_SIZE', started)}",
         )
 
 

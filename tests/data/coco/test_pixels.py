@@ -177,3 +177,43 @@ def test_classes_and_segments_of_a_panoptic_label_agree(
         for row in np.unique(rows[rows > 0]):
             assert not label.crowd[row - 1]
             assert (classes[rows == row] == label.labels[row - 1]).all()
+
+
+def test_pixels_of_a_segment_that_is_not_listed_are_refused(
+    copied: Path, open_split: Callable
+) -> None:
+    edit(copied, "panoptic_val.json", lambda d: d["annotations"][0]["segments_info"].pop())
+    split = open_split(copied, "val", "segments")
+    label = split.label("segments", 0)
+    for read in (label.classes, label.rows):
+        with pytest.raises(DataError, match="which segments_info does not list"):
+            read()
+
+
+def test_a_segment_stands_once(copied: Path, open_split: Callable) -> None:
+    def twice(document: dict) -> None:
+        parts = document["annotations"][0]["segments_info"]
+        parts.append(parts[0])
+
+    edit(copied, "panoptic_val.json", twice)
+    with pytest.raises(DataError, match=r"twice at `segments_info"):
+        open_split(copied, "val", "segments")
+
+
+def test_every_image_has_a_png_of_its_own(copied: Path, open_split: Callable) -> None:
+    def share(document: dict) -> None:
+        first, second = document["annotations"][:2]
+        second["file_name"] = first["file_name"]
+
+    edit(copied, "panoptic_val.json", share)
+    with pytest.raises(DataError, match="is that of image"):
+        open_split(copied, "val", "segments")
+
+
+def test_values_of_no_category_are_refused(copied: Path, open_split: Callable) -> None:
+    file = sorted((copied / "annotations" / "stuff_val_pixelmaps").iterdir())[0]
+    pixels = np.array(Image.open(file))
+    pixels[0, 0] = 77
+    Image.fromarray(pixels).save(file)
+    with pytest.raises(DataError, match="the value 77, which is the id of no category"):
+        open_split(copied, "val", "pixels").label("pixels", 0)

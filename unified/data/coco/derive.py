@@ -82,7 +82,7 @@ class ThingObjects(Derived):
         return []
 
     def check(self, learn: bool) -> None:
-        check_objects(self.file, self.table, self.space, learn)
+        check_objects(self.file, self.table, self.images, self.space, learn)
 
     def sizes(self, side: int) -> Array:
         return sizes_of(self.table, self.images, side)

@@ -139,7 +139,8 @@ class Document:
 
 def _read(path: Path) -> _Lists:
     if not path.is_file():
-        raise DataError(f"{path} does not exist", "check data.root and the split names")
+        problem = "is no file" if path.exists() else "does not exist"
+        raise DataError(f"{path} {problem}", "check data.root and the split names")
     with path.open("rb") as file:
         if not path.stat().st_size:
             raise DataError(f"{path} is empty", "copy or download it again")

@@ -141,7 +141,7 @@ class Objects:
         """The json that the objects are in."""
         people = sources.json("person_keypoints")
         file = sources.json("instances")
-        return people if people.is_file() and not file.is_file() else file
+        return people if people.exists() and not file.exists() else file
 
     def read(self, index: int) -> ObjectLabel:
         return self.table.objects(index)
@@ -150,7 +150,7 @@ class Objects:
         return []
 
     def check(self, learn: bool) -> None:
-        check_objects(self.file, self.table, self.space, learn)
+        check_objects(self.file, self.table, self.images, self.space, learn)
 
     def sizes(self, side: int) -> Array:
         return sizes_of(self.table, self.images, side)
@@ -189,7 +189,20 @@ def perfect(label: ObjectLabel) -> Detections:
     return Detections(boxes, torch.ones(len(boxes)), labels)
 
 
-def check_objects(file: Path, table: Table, space: Categories, learn: bool) -> None:
+def _warn_of_outside(file: Path, table: Table, images: Images) -> None:
+    """Boxes that no pixel of their image is in are a mistake of units or of images."""
+    rows = np.repeat(np.arange(len(images)), np.diff(table.first))
+    sizes = np.stack([images.widths, images.heights], -1)[rows]
+    outside = ((table.boxes[:, 2:] <= 0) | (table.boxes[:, :2] >= sizes)).any(1)
+    if outside.any():
+        log.warning(
+            "%s: %d of %d boxes lie outside of their images, first: annotation %d of image %d",
+            file, outside.sum(), len(table.boxes), table.ids[outside.argmax()],
+            images.ids[rows[outside.argmax()]],
+        )  # fmt: skip
+
+
+def check_objects(file: Path, table: Table, images: Images, space: Categories, learn: bool) -> None:
     """Refuse a split without objects; say which categories cannot be learnt."""
     if not len(space):
         return  # derived from labels that have no things
@@ -197,6 +210,7 @@ def check_objects(file: Path, table: Table, space: Categories, learn: bool) -> N
     absent = [space.names[i] for i in np.flatnonzero(counts == 0)]
     if len(absent) == len(space):
         raise DataError(f"{file} annotates no object", "choose a split with annotations")
+    _warn_of_outside(file, table, images)
     if absent and learn:
         shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
         log.warning(

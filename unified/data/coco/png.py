@@ -12,8 +12,8 @@ import pyspng
 from PIL.PngImagePlugin import PngImageFile
 
 from unified.arrays import Array
-from unified.data.images import read_file
 from unified.errors import DataError
+from unified.files import read_file
 
 SIZE, BITS, COLOUR = slice(16, 24), slice(24, 25), slice(25, 26)
 """Where a PNG's header says how large it is, how many bits a channel has, and of what sort."""

@@ -58,6 +58,10 @@ class Annotation(msgspec.Struct):
 
     def __post_init__(self) -> None:
         check_name(self.file_name)
+        ids = [segment.id for segment in self.segments_info]
+        if len(set(ids)) < len(ids):
+            twice = next(i for i in ids if ids.count(i) > 1)
+            raise ValueError(f"Expected segments once, got {twice} twice - at `$.segments_info`")
 
 
 class PanopticCategory(msgspec.Struct):
@@ -84,13 +88,21 @@ class PanopticMaps:
         document = Document(self.file)
         self.images: Images = document.images()
         self.space = self._space(document)
-        builder, names = TableBuilder(document), {}
+        builder = TableBuilder(document)
+        names: dict[int, str] = {}
+        files: dict[str, int] = {}
         for row in document.entries("annotations", Annotation, FIX):
             if row.image_id in names:
                 raise document.refuse(
                     f"image {row.image_id}", "it is annotated twice", "keep one of the annotations"
                 )
             names[row.image_id] = row.file_name
+            if files.setdefault(row.file_name, row.image_id) != row.image_id:
+                raise document.refuse(
+                    f"image {row.image_id}",
+                    f"its file_name {row.file_name} is that of image {files[row.file_name]}, too",
+                    "give every image a PNG of its own",
+                )
             for part in row.segments_info:
                 builder.add(
                     row.image_id, part.id, part.category_id, part.bbox, part.area,

@@ -9,6 +9,11 @@ from msgspec import Meta
 
 from unified.bounds import Count, Whole
 
+STAMP = "shapes.json"
+"""File of a generated data set that says what it was made from."""
+Images = Annotated[int, Meta(ge=1, le=1_000_000)]
+"""Ids of a split are of one million."""
+
 
 @dataclass
 class ShapesConfig:
@@ -22,8 +27,8 @@ class ShapesConfig:
         seed: start of all randomness.
     """
 
-    train: Count = 3000
-    val: Count = 200
+    train: Images = 3000
+    val: Images = 200
     size: Annotated[int, Meta(ge=64, le=4096)] = 128
     recurrence: Count = 30
     seed: Whole = 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from rich.progress import track
 
 from unified.arrays import Array
 from unified.data.shapes.captions import describe
-from unified.data.shapes.config import ShapesConfig
+from unified.data.shapes.config import STAMP, ShapesConfig
 from unified.data.shapes.outline import trace
 from unified.data.shapes.scene import THINGS_PER_IMAGE, Scene, draw_scene
 from unified.data.shapes.world import (
@@ -34,12 +36,11 @@ from unified.data.shapes.world import (
     shape_id,
 )
 from unified.errors import ConfigError
-from unified.files import locked
+from unified.files import cannot_write, locked, made
 from unified.rle import encode
 
 log = logging.getLogger(__name__)
 VERSION = 10
-STAMP = "shapes.json"
 Row = dict[str, Any]
 
 
@@ -55,18 +56,19 @@ def generate(root: Path, config: ShapesConfig) -> bool:
     Raises:
         ConfigError: `root` holds something else.
     """
+    root = Path(os.path.realpath(root))  # a link to an empty folder stays
     stamp = {"version": VERSION, **asdict(config)}
     if _is_there(root, stamp):
         return False
-    root.parent.mkdir(parents=True, exist_ok=True)
+    made(root.parent)
     with locked(root.parent / f".{root.name}.lock", wait=True):
         if _is_there(root, stamp):
             return False  # another process wrote it while this one waited
         partial = root.parent / f".{root.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
-        partial.mkdir()
         log.info("generating %d images in %s", config.train + config.val, root)
         try:
+            made(partial)
             frequency: list[str] = []
             for index, (split, count) in enumerate((("train", config.train), ("val", config.val))):
                 frequency = _write_split(partial, split, index, count, config, frequency)
@@ -74,17 +76,19 @@ def generate(root: Path, config: ShapesConfig) -> bool:
             if root.exists():
                 root.rmdir()
             partial.rename(root)
+        except OSError as error:
+            raise cannot_write(root, error) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return True
 
 
 def _is_there(root: Path, stamp: dict[str, Any]) -> bool:
-    if not root.exists() or not any(root.iterdir()):
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    file = root / STAMP
-    if file.is_file() and json.loads(file.read_text()) == stamp:
-        return True
+    with suppress(OSError, ValueError):  # what is damaged is not that data set
+        if json.loads((root / STAMP).read_text()) == stamp:
+            return True
     raise ConfigError(
         f"{root} exists and is not the shapes data set asked for ({stamp})",
         "set data.root to another folder, or delete that one",
@@ -112,16 +116,22 @@ def _write_split(
         scene = draw_scene(rng, population, odds, config.size)
         name = f"{split}_{number:06d}"
         rgb = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(root / split / f"{name}.jpg"), rgb, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        _save(root / split / f"{name}.jpg", rgb, cv2.IMWRITE_JPEG_QUALITY, 92)
         row = {"id": index * 1_000_000 + number + 1, "file_name": f"{name}.jpg"}
         row |= {"height": config.size, "width": config.size}
         segments, pixels = writer.add(row, scene, describe(scene, rng), rng)
-        cv2.imwrite(str(panoptic / f"{name}.png"), _as_bgr(segments))
-        cv2.imwrite(str(stuff / f"{name}.png"), pixels)
+        _save(panoptic / f"{name}.png", _as_bgr(segments))
+        _save(stuff / f"{name}.png", pixels)
     frequency = frequency or writer.frequency()
     for kind, document in writer.documents(frequency).items():
         (annotations / f"{kind}_{split}.json").write_text(json.dumps(document))
     return frequency
+
+
+def _save(file: Path, pixels: Array, *options: int) -> None:
+    """Encode, then write: a disk that is full is an error, which `cv2.imwrite` only returns."""
+    _, encoded = cv2.imencode(file.suffix, pixels, options)
+    file.write_bytes(encoded.tobytes())
 
 
 def _as_bgr(segments: Array) -> Array:

@@ -1,0 +1,126 @@
+"""Going on with a run: only with the state of this very training, and never over others' files."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from unified.data.datamodule import DataModule
+from unified.errors import ConfigError
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "no optimiser": (lambda s: s.update(optimizer_states=None), "no state of a training"),
+    "another optimiser": (lambda s: s.update(optimizer_states=[]), "no state of a training"),
+    "no schedule": (lambda s: s.pop("lr_schedulers"), "no state of a training"),
+    "no loops": (lambda s: s.update(loops=None), "no state of a training"),
+    "no callbacks": (lambda s: s.pop("callbacks"), "no state of a training"),
+    "no version": (lambda s: s.update({"pytorch-lightning_version": "x"}), "no state"),
+    "other moments": (
+        lambda s: s["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(3)), "exp_avg",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_that_is_none_is_refused(name: str, run: Path, run_command: Command) -> None:
+    change, said = STATES[name]
+    state = torch.load(run / "last.ckpt", weights_only=True)
+    change(state)
+    torch.save(state, run / "last.ckpt")
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    refused = run_command(
+        "train", "resume=run", "trainer.max_epochs=3", cwd=run.parent, check=False
+    )
+    assert refused.returncode == 2, refused.stderr
+    assert said in refused.stderr
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_tasks_in_another_order_are_refused(run: Path, run_command: Command) -> None:
+    """The optimiser knows parameters by their place: moments of one would serve another."""
+    config = OmegaConf.load(run / "config.yaml")
+    config.task = dict(reversed(list(config.task.items())))
+    OmegaConf.save(config, run / "config.yaml")
+    refused = run_command(
+        "train", "resume=run", "trainer.max_epochs=3", cwd=run.parent, check=False
+    )
+    assert refused.returncode == 2
+    assert "another order" in refused.stderr
+
+
+@pytest.mark.parametrize("name", [".lock", ".last.ckpt.partial", "curves.png", "tensorboard"])
+def test_links_out_of_a_run_are_not_written_through(
+    name: str, run: Path, run_command: Command
+) -> None:
+    victim = run.parent / "victim"
+    victim.write_text("mine")
+    if (run / name).is_dir():
+        shutil.rmtree(run / name)
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(victim)
+    refused = run_command(
+        "train", "resume=run", "trainer.max_epochs=3", cwd=run.parent, check=False
+    )
+    assert refused.returncode == 2
+    assert victim.read_text() == "mine"
+
+
+def test_within_an_epoch_it_goes_on_with_the_same_images_a_step(make: Callable) -> None:
+    made = make("task=[classification]", "data.batch_size=8")
+    data: DataModule = made.data
+    data.load_state_dict({"epoch": 3, "batches": 0, "images": 4})  # at its end, others will do
+    data.load_state_dict({"epoch": 3, "batches": 2, "images": 8})
+    with pytest.raises(ConfigError, match="of 4 images a step, and would go on with 8"):
+        data.load_state_dict({"epoch": 3, "batches": 2, "images": 4})
+
+
+def test_a_run_that_was_killed_while_it_began_starts_anew(
+    small: list[str], run_command: Command, tmp_path: Path
+) -> None:
+    """Its configuration is there before anything else."""
+    given = [*small, "trainer=smoke", "out=run"]
+    code = (
+        "import sys, os, signal; import unified.run.train as t; "
+        "t.build = lambda *a: os.kill(os.getpid(), signal.SIGKILL); "
+        "sys.argv = ['unified', 'train', *sys.argv[1:]]; "
+        "from unified.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *given], cwd=tmp_path, check=False)
+    assert done.returncode == -9
+    run_command("train", "resume=run", cwd=tmp_path)
+    assert (tmp_path / "run" / "results.json").is_file()
+
+
+def test_predictions_outlive_a_full_disk(trained: Path, shapes: Path, tmp_path: Path) -> None:
+    """What was said of the images before it was full is still json."""
+    code = "import sys; from unified.cli import main; main()"
+    arguments = ["predict", f"ckpt={trained}", f"source={shapes / 'val'}", "out=seen"]
+    most = 300_000
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "min_score=0"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written: File too large" in done.stderr
+    rows = json.loads((tmp_path / "seen" / "predictions.json").read_text())
+    assert 0 < len(rows) < 12

@@ -1,0 +1,72 @@
+"""The words of a command line, before Hydra sees them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+
+from unified.errors import ConfigError
+
+PATHS = ("source", "out", "ckpt", "resume", "weights", "data.root")
+"""Keys whose values are taken as they stand."""
+
+
+def apart(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's overrides, and its options with their values."""
+    overrides = [a for a in arguments if a[:1] == "~" or ("=" in a and a[:1] != "-")]
+    return overrides, [a for a in arguments if a not in overrides]
+
+
+def quoted(override: str, sweeping: bool = False) -> str:
+    """A path as Hydra takes it, whatever its characters; `~` is the home folder.
+
+    In a sweep a comma stands between values.
+    """
+    key, _, value = override.partition("=")
+    if key not in PATHS or value in ("", "null") or value[0] in "'\"":
+        return override
+    if sweeping and "," in value:
+        return override
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", os.path.expanduser(value))
+    escaped = escaped.replace("${", "\\${")
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return f"{key}='{escaped}{escaped[len(escaped) - trailing :]}'"
+
+
+def check_choices(arguments: Sequence[str]) -> None:
+    """Name an unknown choice of a group and the known ones, which Hydra does not for lists.
+
+    Raises:
+        ConfigError: no file of that group has the name.
+    """
+    if any(argument.startswith("hydra.searchpath") for argument in arguments):
+        return  # there may be more choices than ours
+    try:
+        overrides = OverridesParser.create().parse_overrides(list(arguments))
+    except OverrideParseException:
+        return  # Hydra reports it
+    for override in overrides:
+        folder = files("conf") / override.key_or_group
+        if not folder.is_dir() or override.is_sweep_override():
+            continue
+        known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
+        value = override.value()
+        if isinstance(value, list) and override.key_or_group != "task":
+            raise ConfigError(
+                f"{override.key_or_group}={override.get_value_element_as_str()} names several, of "
+                "which one is possible",
+                f"use one of: {', '.join(known)}; for a run of each: "
+                f"unified train -m {override.key_or_group}={','.join(map(str, value))}",
+            )
+        if value is None and override.key_or_group == "task":
+            raise ConfigError("task=null selects no task", "for example task=[detection]")
+        for name in value if isinstance(value, list) else [value]:
+            if name is not None and str(name) not in known:
+                raise ConfigError(
+                    f"{override.key_or_group}={name} is unknown", f"use one of: {', '.join(known)}"
+                )

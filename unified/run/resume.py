@@ -1,0 +1,115 @@
+"""Going on with a run: from which state, and that it is the state of this very training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import torch
+
+from unified.checkpoint import ABOUT, read_checkpoint
+from unified.errors import ConfigError, DataError
+from unified.files import refuse_links_out
+from unified.module import UnifiedModule
+from unified.run.checkpoints import BEST, LAST
+
+log = logging.getLogger(__name__)
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+
+
+class Optimizer(msgspec.Struct):
+    """State of an optimiser."""
+
+    state: dict[int, dict[str, Any]]
+    param_groups: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
+
+
+class Training(msgspec.Struct):
+    """What of a checkpoint Lightning goes on with."""
+
+    epoch: Number
+    global_step: Number
+    optimizer_states: Annotated[list[Optimizer], msgspec.Meta(min_length=1, max_length=1)]
+    lr_schedulers: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=1)]
+    loops: dict[str, Any]
+    callbacks: dict[str, Any]
+    version: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+")] = msgspec.field(
+        name="pytorch-lightning_version"
+    )
+
+
+def last_of(resume: str) -> dict[str, Any] | None:
+    """The state to go on with, if the run has one; without, it starts anew.
+
+    Raises:
+        DataError: the run was trained, and its state is gone or damaged; or a file of it leads
+            out of its folder, where it would be written to.
+    """
+    folder = Path(resume)
+    refuse_links_out(folder.iterdir(), folder, "put the file itself there: it would be written to")
+    log.info("resuming %s", resume)
+    last, best = (folder / f"{name}.ckpt" for name in (LAST, BEST))
+    if last.is_file():
+        state = read_checkpoint(last)
+        try:
+            msgspec.convert(state, Training)
+        except msgspec.ValidationError as error:
+            raise DataError(
+                f"{last} holds no state of a training: {error}",
+                f"start a new run from its weights: weights={resume}",
+            ) from error
+        return state
+    if best.is_file() and read_checkpoint(best)["epoch"] > 0:
+        raise DataError(
+            f"resume={resume} has no {last.name} to go on with",
+            f"put it back, or start a new run from its weights: weights={resume}",
+        )
+    log.info("nothing was saved before it ended: it starts anew")
+    return None
+
+
+def refuse_another(state: Mapping[str, Any], module: UnifiedModule) -> None:
+    """What the state of a training belongs to cannot change on the way.
+
+    Raises:
+        ConfigError: optimiser, parameters or their order are others than those of the state.
+    """
+    name, chosen = state[ABOUT]["config"]["optim"]["name"], module.config.optim.name
+    if chosen != name:
+        raise ConfigError(
+            f"optim.name={chosen} cannot go on with the state of {name}",
+            "leave optim out, or start a new run with weights=RUN",
+        )
+    saved = {name: tuple(tensor.shape) for name, tensor in state["state_dict"].items()}
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    other = sorted(name for name in saved.keys() | own.keys() if saved.get(name) != own.get(name))
+    if other:
+        raise ConfigError(
+            f"{other[0]} is {saved.get(other[0], 'not')} in the state of the training, "
+            f"{own.get(other[0], 'not')} in this run",
+            "leave out changes of weighting and of what tasks keep, or start a new run with "
+            "weights=RUN",
+        )
+    if list(saved) != list(own):
+        raise ConfigError(
+            "the tasks stand in another order than in the state of the training",
+            "restore config.yaml: the optimiser knows parameters by their order",
+        )
+    _refuse_other_moments(state["optimizer_states"][0], module)
+
+
+def _refuse_other_moments(state: Mapping[str, Any], module: UnifiedModule) -> None:
+    """An optimiser holds what it has seen of each parameter in tensors of its shape."""
+    parameters = [p for group in module.parameter_groups() for p in group["params"]]
+    for index, moments in state["state"].items():
+        shape = parameters[index].shape if index < len(parameters) else None
+        for name, value in moments.items():
+            if isinstance(value, torch.Tensor) and value.ndim and value.shape != shape:
+                raise ConfigError(
+                    f"the optimiser's {name} of parameter {index} is {tuple(value.shape)}, the "
+                    f"parameter {shape and tuple(shape)}",
+                    "the state is damaged: start a new run with weights=RUN",
+                )
