@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from unified.checkpoint import network_of
 from unified.data.split import Split
 from unified.errors import DataError
 from unified.guard import INTERVAL, FiniteGuard
@@ -25,7 +26,6 @@ from unified.run.train import train
 from unified.task import Upstream
 from unified.view import ImageMeta
 from unified.weighting import values_of
-from unified.weights import network_of
 
 
 @pytest.fixture

@@ -93,11 +93,6 @@ def _report(outcomes: list[Outcome], rows: list[list[str]]) -> None:
     )
 
 
-def _last_line(outcome: Outcome) -> str:
-    lines = outcome.said.strip().splitlines()
-    return lines[-1][:120] if lines else ""
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("wanted", nargs="?", default="")

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,6 +19,7 @@ import cv2
 import numpy as np
 import torch
 import yaml
+from fuzz.drawing import drawn_edits
 from fuzz.sandbox import Case
 from fuzz.truth import scores_of_truth
 from PIL import Image
@@ -28,11 +30,14 @@ TINY = (
     "trainer.limit_train_batches=1", "trainer.limit_val_batches=1",
 )  # fmt: skip
 EVERYTHING = "task=[detection,classification,embedding,instance,stuff,panoptic]"
+LIGHTNING = "lightning.pytorch.loggers"
 DELETE = object()
 VALUES: tuple[Any, ...] = (
     None, "x", "0", -1, 0, 1.5, 1e30, 2**33, 2**70, True, [], {}, DELETE,
 )  # fmt: skip
 """What any field of a json may be replaced by."""
+DRAWN = 150
+"""Cases that hypothesis draws."""
 PAYLOAD = "import pathlib; pathlib.Path('executed').touch()"
 
 
@@ -51,7 +56,7 @@ class Inputs:
         """Every case of the table."""
         groups = (
             self.annotations, self.labels, self.images, self.prediction, self.sources,
-            self.checkpoints, self.resumed, self.configuration, self.api,
+            self.checkpoints, self.resumed, self.configuration, self.api, self.drawn,
         )  # fmt: skip
         return [case for group in groups for case in group()]
 
@@ -188,6 +193,10 @@ class Inputs:
             changes[f"config.yaml {name}"] = lambda run, t=text: _write(run / "config.yaml", t)
         for name, text in {"empty": "", "garbage": "a,b\n1", "binary": "\0\1"}.items():
             changes[f"metrics.csv {name}"] = lambda run, t=text: _write(run / "metrics.csv", t)
+        for name, logger in LOGGERS.items():
+            changes[f"config.yaml {name}"] = partial(_said_anew, {"logger": logger})
+        changes["config.yaml in another order"] = partial(_said_anew, {})
+        changes |= PLACES
         for missing in ("last.ckpt", "best.ckpt", "config.yaml", "metrics.csv"):
             changes[f"without {missing}"] = lambda run, m=missing: (run / m).unlink()
         for name, change in changes.items():
@@ -236,6 +245,11 @@ class Inputs:
                 return ["python", text.replace("PHOTO", repr(str(photo)))]
 
             yield Case("api", name, prepare)
+
+    def drawn(self) -> Iterator[Case]:
+        """What no table thought of: any value anywhere, and any bytes, drawn by hypothesis."""
+        for index, (file, change) in enumerate(drawn_edits(DRAWN)):
+            yield self._scored("drawn", f"{index}: {file}", partial(_edit, file, change))
 
 
 # --- How a file is spoilt ---------------------------------------------------------------------
@@ -562,7 +576,52 @@ def _targets(name: str) -> dict[str, Callable[[Path], None]]:
     }
 
 
+def _tensors(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    """One of the weights, that of the first convolution."""
+
+    def apply(state: dict[str, Any]) -> None:
+        name = next(n for n, t in state["state_dict"].items() if t.ndim == 4)
+        state["state_dict"][name] = change(state["state_dict"][name])
+
+    return _state(apply)
+
+
+def _squeezed(file: Path) -> None:
+    with zipfile.ZipFile(file) as whole:
+        parts = {info.filename: whole.read(info) for info in whole.infolist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as small:
+        for name, data in parts.items():
+            small.writestr(name, data)
+
+
+def _elsewhere(config: dict[str, Any]) -> None:
+    config["data"].update(root="../elsewhere/data", shapes={"train": 8, "val": 4, "size": 64})
+
+
 STATES: dict[str, Callable[[Path], None]] = {
+    "compressed": _squeezed,
+    "one number for all": _tensors(lambda t: torch.zeros(1).expand(t.shape)),
+    "one number for a billion": _tensors(lambda t: torch.zeros(1).expand(10**9)),
+    "a meta tensor": _tensors(lambda t: t.to("meta")),
+    "a sparse tensor": _tensors(lambda t: t.to_sparse()),
+    "a complex tensor": _tensors(lambda t: t.to(torch.complex64)),
+    "huge weights": _every(lambda t: t * 1e30 if t.is_floating_point() else t),
+    "a number as name": _state(lambda s: s["state_dict"].update({7: torch.zeros(1)})),
+    "data to be made elsewhere": _config(_elsewhere),
+    "a task that leads out": _config(
+        lambda c: c["task"].update({"../../x": c["task"].pop("detection")})
+    ),
+    "a profiler": _config(lambda c: c["trainer"].update(profiler="pytorch")),
+    "a root of Lightning's": _config(lambda c: c["trainer"].update(default_root_dir="../root")),
+    "an epoch below zero": _state(lambda s: s.update(epoch=-5)),
+    "an epoch far away": _state(lambda s: s.update(epoch=10**18)),
+    "no state of the optimiser": _state(lambda s: s.update(optimizer_states=None)),
+    "an empty optimiser": _state(lambda s: s.update(optimizer_states=[])),
+    "no schedule": _state(lambda s: s.update(lr_schedulers=None)),
+    "no loops": _state(lambda s: s.update(loops=None)),
+    "no callbacks": _state(lambda s: s.pop("callbacks", None) and None),
+    "a version of text": _state(lambda s: s.update({"pytorch-lightning_version": "x"})),
+    "tasks in another order": _config(lambda c: c.update(task=dict(reversed(c["task"].items())))),
     **_targets("subprocess.Popen"),
     **_targets("os.system"),
     **_targets("antigravity"),
@@ -605,6 +664,37 @@ YAML = {
     "deep": "a: " + "[" * 500,
     "anchors": "a: &a [x,x,x,x]\nb: &b [*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b]\n",
 }
+LOGGERS = {
+    "a name that leads out": {"_target_": f"{LIGHTNING}.CSVLogger", "name": "../../EVIL"},
+    "a version that leads out": {
+        "_target_": f"{LIGHTNING}.TensorBoardLogger", "name": "x", "version": "../../EVIL",
+    },
+    "a folder that leads out": {
+        "_target_": f"{LIGHTNING}.TensorBoardLogger", "name": "x", "sub_dir": "../../EVIL",
+    },
+    "a logger that sends": {"_target_": f"{LIGHTNING}.WandbLogger", "name": "x"},
+    "a logger that is abstract": {"_target_": f"{LIGHTNING}.Logger"},
+}  # fmt: skip
+PLACES: dict[str, Callable[[Path], None]] = {
+    **{
+        f"{name} is a link out": (lambda run, name=name: _linked(run / name))
+        for name in (".lock", ".last.ckpt.partial", "curves.png", "tensorboard", "bbox.json")
+    },
+    "a lock that is a pipe": lambda run: os.mkfifo(run / ".lock"),
+    "a picture that is a folder": lambda run: _instead(lambda f: f.mkdir())(
+        run / "predictions.jpg"
+    ),
+}
+"""What a run's folder may hold besides."""
+
+
+def _linked(file: Path) -> None:
+    target = file.parents[1] / "victim"
+    target.write_text("somebody's own")
+    file.unlink(missing_ok=True)
+    file.symlink_to(target)
+
+
 RESUMED = (
     "trainer.max_epochs=0", "trainer.max_epochs=-1", "trainer.max_epochs=null", "optim.lr=-1",
     "data.batch_size=100", "data.root=nowhere", "task=[detection]", "trunk=yolor_csp", "seed=9",
@@ -616,6 +706,12 @@ RESUMED = (
 
 def _write(file: Path, text: str) -> None:
     file.write_text(text)
+
+
+def _said_anew(changes: dict[str, Any], run: Path) -> None:
+    """With keys by the alphabet, as who edits a file by program leaves it."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | changes))
 
 
 # --- Command lines ----------------------------------------------------------------------------
@@ -632,6 +728,9 @@ LINES = (
     "+trainer.fast_dev_run=true", "+trainer.overfit_batches=1", "+trainer.min_epochs=5",
     "+trainer.max_time=00:00:00:01", "+trainer.callbacks=[x]", "+trainer.plugins=x",
     "+trainer.logger=true", "+trainer.profiler=simple", "+trainer.val_check_interval=0.5",
+    "trainer.precision=64-true", "trainer.precision=bf16-true", "trainer.strategy=ddp_spawn",
+    "trainer.strategy=ddp_notebook", "trainer.strategy=fsdp", "+trainer.val_check_interval=1000",
+    "data.batch_size=2000000000", "data.timeout=0", "data.root=${x}", "task.stuff.view=../x",
     "+trainer.deterministic=true", "+trainer.detect_anomaly=true", "+trainer.benchmark=true",
     "+trainer.num_nodes=0", "+trainer.enable_checkpointing=false", "+trainer.limit_test_batches=x",
     "+trainer.num_sanity_val_steps=2", "+trainer.barebones=true", "trainer.max_epochs=0",
@@ -674,6 +773,11 @@ API = {
             "np.zeros((5, 5), np.uint8)", "np.zeros((5, 5, 4), np.uint8)", "np.zeros((5, 5, 3))",
             "np.zeros((1, 1, 3), np.uint8)", "np.zeros((3, 5, 5), np.uint8)",
             "np.zeros((9000, 1, 3), np.uint8)", "np.zeros((64, 64, 3), np.uint8)[::-1]",
+            "'a' + chr(0) + 'b'", "'a' * 5000", "torch.zeros(3, 8, 8, device='meta')",
+            "torch.zeros(3, 8, 8, dtype=torch.uint8).to('meta')",
+            "torch.zeros(3, 8, 8, dtype=torch.uint8).to_sparse()",
+            "PIL.Image.new('I;16', (9, 9))", "PIL.Image.new('F', (9, 9))",
+            "PIL.Image.new('P', (9, 9))", "PIL.Image.new('L', (20000, 20000))",
             "torch.zeros(3, 8, 8)", "torch.zeros(3, 8, 8, dtype=torch.uint8)",
             "torch.zeros(1, 3, 8, 8, dtype=torch.uint8)", "torch.zeros(0)",
             "PIL.Image.new('L', (9, 9))",
@@ -681,6 +785,12 @@ API = {
             "np.full((5, 5, 3), np.nan, np.float32)", "np.zeros((5, 5, 3), bool)",
         )
     },
+    "trust nothing": "import unified; unified.load(RUN, trust=None).predict(PHOTO)",
+    "trust a number": "import unified; unified.load(RUN, trust=5)",
+    "least score of text": "import unified; unified.load(RUN).predict(PHOTO, min_score='x')",
+    "least score above one": "import unified; unified.load(RUN).predict(PHOTO, 2.0)",
+    "least score": "import unified; unified.load(RUN).predict(PHOTO, 0.5)",
+    "a long name": "import unified; unified.load('a' * 5000)",
     "an empty batch": "import unified; assert unified.load(RUN).predict_batch([]) == []",
     "a batch of one that is none": "import unified; unified.load(RUN).predict_batch([None])",
     "a batch that is none": "import unified; unified.load(RUN).predict_batch(None)",

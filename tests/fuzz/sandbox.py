@@ -9,12 +9,13 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unified.cli import main
+from processes.forked import become, command
+
 from unified.errors import UserError
 
 CLEAR, HYDRA, RIGHT, WRONG = "clear", "hydra's own", "accepted and right", "accepted and wrong"
@@ -23,6 +24,7 @@ BAD = (WRONG, TRACEBACK, CRASH, HANG, HARM)
 LIMIT = 90.0
 """Seconds after which a case hangs."""
 MEMORY = 12 << 30
+GONE = "neither file nor folder"
 
 
 @dataclass
@@ -55,23 +57,28 @@ class Outcome:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def run(case: Case, folder: Path, kept: Mapping[Path, bytes]) -> Outcome:
+def run(case: Case, folder: Path, kept: Sequence[Path] = ()) -> Outcome:
     """Prepare, run and judge a case.
 
     Args:
         case: what to do.
         folder: empty; the working folder of the command.
-        kept: files that nothing may change, with what is in them.
+        kept: folders in which nothing may change.
     """
     arguments = case.prepare(folder)
     own = [folder / name for name in case.rewrites]
-    files = [f for f in _files(folder) if not any(f.is_relative_to(place) for place in own)]
-    before = {file: file.read_bytes() for file in files}
+    given = [f for f in folder.rglob("*") if not any(f.is_relative_to(place) for place in own)]
+    before = {file: _held(file) for file in given}
+    around = [place for place in (folder.parent, *kept) if place.is_dir()]
+    outside = _outside(around, folder)
     began = time.monotonic()
     status = _execute(arguments, folder)
     seconds = time.monotonic() - began
     said = (folder / "said.txt").read_text(errors="replace")
-    verdict = _judge(case, folder, status, said, before, kept)
+    changes = [f for f, held in before.items() if _held(f) != held]
+    now = _outside(around, folder)
+    changes += [f for f in {**outside, **now} if outside.get(f, GONE) != now.get(f, GONE)]
+    verdict = _judge(case, folder, status, said, changes)
     return Outcome(case, verdict[0], verdict[1] or said, seconds)
 
 
@@ -80,7 +87,7 @@ def _execute(arguments: list[str], folder: Path) -> int | None:
     log = os.open(folder / "said.txt", os.O_CREAT | os.O_WRONLY)
     child = os.fork()
     if not child:
-        _become(arguments, folder, log)
+        become(lambda: _call(arguments), folder, (log, log))
     os.close(log)
     deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline:
@@ -93,32 +100,8 @@ def _execute(arguments: list[str], folder: Path) -> int | None:
     return None
 
 
-def _become(arguments: list[str], folder: Path, log: int) -> None:
-    """In the child: everything that the console script does, from its first line on."""
-    code = 70
-    try:
-        os.setsid()
-        os.chdir(folder)
-        for stream in (1, 2):
-            os.dup2(log, stream)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        try:
-            _call(arguments)
-            code = 0
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-            code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
-
-
 def _call(arguments: list[str]) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     if arguments[0] == "python":
         try:
             exec(arguments[1], {})
@@ -126,8 +109,7 @@ def _call(arguments: list[str]) -> None:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
         return
-    sys.argv = ["unified", *arguments]
-    main()
+    command(arguments)
 
 
 def _judge(
@@ -135,14 +117,10 @@ def _judge(
     folder: Path,
     status: int | None,
     said: str,
-    before: Mapping[Path, bytes],
-    kept: Mapping[Path, bytes],
+    changes: Sequence[Path],
 ) -> tuple[str, str]:
-    changed = [
-        f for f, data in {**before, **kept}.items() if not f.is_file() or f.read_bytes() != data
-    ]
-    if changed:
-        return HARM, f"changed {changed[0]}"
+    if changes:
+        return HARM, f"changed or made {changes[0]}"
     if (folder / "executed").exists() or (folder.parent / "executed").exists():
         return HARM, "code was executed"
     if status is None:
@@ -179,5 +157,14 @@ def _invalid_json(folder: Path) -> str | None:
     return None
 
 
-def _files(folder: Path) -> list[Path]:
-    return [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
+def _outside(around: Sequence[Path], folder: Path) -> dict[Path, bytes | str]:
+    """What is in the folders around a case's own."""
+    files = (f for place in around for f in place.rglob("*") if not f.is_relative_to(folder))
+    return {file: _held(file) for file in files}
+
+
+def _held(file: Path) -> bytes | str:
+    """What a file holds; of everything else, what it is."""
+    if file.is_symlink() or not file.is_file():
+        return "link" if file.is_symlink() else "folder" if file.is_dir() else GONE
+    return file.read_bytes()
