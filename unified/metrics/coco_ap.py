@@ -137,10 +137,6 @@ class CocoMaskAP(CocoAP):
             )
         ]
 
-    def _has_truth(self) -> bool:
-        rows = self.source.truth()["annotations"]
-        return any(not row["iscrowd"] for row in rows)
-
     def _results(self) -> list[dict[str, Any]]:
         # The evaluators add to the rows that they are given.
         return [dict(row) for rows in self.sorted_records().values() for row in rows]
