@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +26,8 @@ from unified.files import refuse_links_out
 from unified.kinds.kind import Space
 from unified.task import Task
 from unified.view import PLAIN
+
+log = logging.getLogger(__name__)
 
 
 class DataModule(pl.LightningDataModule):
@@ -63,6 +67,7 @@ class DataModule(pl.LightningDataModule):
         if train is not None:
             self.train_split = Split(train, [ask.kind for ask in self.asks])
             self._check(self.train_split, learn=True)
+            self._leave_unmirrored(self.train_split)
         truths = [task.truth.kind for task in tasks.values()]
         val = Sources(config, config.val, spaces)
         self.val_split = Split(val, [*truths, *(ask.kind for ask in self.checks)])
@@ -114,6 +119,17 @@ class DataModule(pl.LightningDataModule):
                 "views",
                 f"use {views} or more",
             )
+
+    def _leave_unmirrored(self, split: Split) -> None:
+        """No mirror images in views of which labels would then not be known."""
+        for ask in self.asks:
+            config = self.augment.get(ask.view)
+            if config and config.flip and not split.sources[ask.kind].space.mirrors:
+                log.warning(
+                    "view %s is not mirrored: %s does not say what its %s become then",
+                    ask.view, split.sources[ask.kind].file, ask.kind,
+                )  # fmt: skip
+                self.augment[ask.view] = replace(config, flip=0.0)
 
     def _check(self, split: Split, learn: bool) -> None:
         for source in split.sources.values():

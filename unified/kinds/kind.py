@@ -23,7 +23,14 @@ STRONG = "strong"
 
 
 class Space(Protocol):
-    """What a kind's numbers mean; it travels in checkpoints as plain containers."""
+    """What a kind's numbers mean; it travels in checkpoints as plain containers.
+
+    Attributes:
+        mirrors: whether the labels of a mirror image are known.
+    """
+
+    @property
+    def mirrors(self) -> bool: ...
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers."""
@@ -53,6 +60,11 @@ class Categories:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def mirrors(self) -> bool:
+        """They are: categories have no left and right."""
+        return True
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
