@@ -50,6 +50,19 @@ class Canvas:
                 _write(draw, (box[0], box[1]), caption, font, colour)
         self.pixels = np.array(picture)
 
+    def skeleton(
+        self, points: Array, shown: Array, edges: Sequence[tuple[int, int]], index: int
+    ) -> None:
+        """Dots at points (K, 2) that are shown (K,), and lines between pairs of them."""
+        size = max(1, round(max(self.pixels.shape[:2]) / SMALL))
+        places = [tuple(place) for place in np.rint(points * self.scale).astype(int).tolist()]
+        for a, b in edges:
+            if shown[a] and shown[b]:
+                cv2.line(self.pixels, places[a], places[b], colour_of(index), size, cv2.LINE_AA)
+        for place in (place for place, is_shown in zip(places, shown, strict=True) if is_shown):
+            cv2.circle(self.pixels, place, size + 1, (255, 255, 255), -1, cv2.LINE_AA)
+            cv2.circle(self.pixels, place, size, colour_of(index), -1, cv2.LINE_AA)
+
     def masks(self, masks: Iterable[Array]) -> None:
         """Tint and outline masks (H, W), each in a colour of its own; the first lies on top."""
         for index, mask in reversed(list(enumerate(masks))):

@@ -46,6 +46,12 @@ def to_original(boxes: Tensor, meta: ImageMeta) -> Tensor:
     return ((boxes - shift) / scale).clamp(min=0).minimum(limit)
 
 
+def points_to_original(points: Tensor, meta: ImageMeta) -> Tensor:
+    """(…, 2) from input pixels back to the original image; valid where `to_original` is."""
+    matrix = torch.as_tensor(meta.transform, dtype=points.dtype, device=points.device)
+    return (points - matrix[:, 2]) / matrix[[0, 1], [0, 1]]
+
+
 def inside_any(
     boxes: Tensor, image: Tensor, batch: int, grid: tuple[int, int], stride: int
 ) -> Tensor:
