@@ -92,6 +92,12 @@ def crowdpose() -> Path:
 
 
 @pytest.fixture(scope="session")
+def mmpose() -> Path:
+    """Four COCO images of people with 17 joints."""
+    return real("mmpose-coco")
+
+
+@pytest.fixture(scope="session")
 def mot17() -> Path:
     """4 + 4 video frames with people who have a `track_id`."""
     return real("mot17-mini")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from unified.canvas import Canvas
+from unified.kinds.keypoints import KeypointAsk, Keypoints, KeypointSpace
 from unified.kinds.kind import Ask, Categories
 from unified.kinds.masks import MaskAsk, Masks
 from unified.kinds.objects import Detections, ObjectAsk, ObjectSpace
@@ -22,7 +23,8 @@ from unified.kinds.vectors import Vectors
 from unified.rle import encode
 from unified.view import View
 
-ASKS = [ObjectAsk(), MaskAsk(stride=2), PixelAsk(stride=4), SegmentAsk(stride=4)]
+ASKS = [ObjectAsk(), MaskAsk(stride=2), PixelAsk(stride=4), SegmentAsk(stride=4),
+        KeypointAsk(joints=13)]  # fmt: skip
 SIZE = 64
 SHRUNK = View(np.array([[0.5, 0, 3], [0, 0.5, 7]]), SIZE)
 SPACES = {
@@ -30,6 +32,14 @@ SPACES = {
     "masks": ObjectSpace((1, 2), ("dog", "cat")),
     "pixels": Categories((1, 2), ("grass", "sky")),
     "segments": SegmentSpace((1, 2), ("dog", "sky"), (True, False)),
+    "keypoints": KeypointSpace(
+        (1, 2),
+        ("dog", "cat"),
+        (("nose", "tail"), ("nose",)),
+        (((0, 1),), ()),
+        ((0, 1), (0,)),
+        ((0.1, 0.1), (0.1,)),
+    ),
 }
 
 
@@ -43,6 +53,11 @@ def seen(ask: Ask, shapes: Path, open_split: Callable) -> list:
     """What is in view of four images."""
     split = open_split(shapes, "train", ask.kind)
     return [split.label(ask.kind, index).seen(SHRUNK, ask) for index in range(4)]
+
+
+@pytest.fixture
+def figures(shapes: Path, open_split: Callable) -> KeypointSpace:
+    return open_split(shapes, "train", "keypoints").sources["keypoints"].space
 
 
 def test_rows_without_a_label_are_not_known(ask: Ask, seen: list) -> None:
@@ -81,11 +96,13 @@ def test_asks_agree_whatever_the_view(ask: Ask) -> None:
     assert ask.agrees(other)
 
 
-def test_what_is_known_can_be_shown(ask: Ask, seen: list) -> None:
-    result = ask.seen.batched(seen, ask, SIZE).shown(1)
+def test_what_is_known_can_be_shown(ask: Ask, seen: list, figures: KeypointSpace) -> None:
+    targets = ask.seen.batched(seen, ask, SIZE)
     canvas = Canvas(np.full((SIZE, SIZE, 3), 128, np.uint8))
-    space = Categories(tuple(range(20)), tuple(f"class {i}" for i in range(20)))
-    result.of({result.kind: space}).draw(canvas)
+    named = Categories(tuple(range(20)), tuple(f"class {i}" for i in range(20)))
+    spaces = dict.fromkeys(SPACES, named) | {"keypoints": figures}
+    for row in range(len(seen)):
+        targets.shown(row).of(spaces).draw(canvas)
     assert (canvas.picture() != 128).any()
 
 
@@ -105,6 +122,8 @@ RESULTS = [
     PanopticSegments(torch.from_numpy(square().astype(np.int32)) + 1, torch.tensor([1, 0]),
                      torch.tensor([0.9, 0.2])),
     Vectors(torch.eye(2), torch.tensor([0.9, 0.2]), torch.zeros(0, 2), torch.zeros(0).long()),
+    Keypoints(torch.tensor([0.9, 0.2]), torch.tensor([0, 1]),
+              torch.tensor([[[5.0, 5, 0.9], [30, 30, 0.8]], [[9, 9, 0.9], [0, 0, 0]]])),
 ]  # fmt: skip
 
 
@@ -122,7 +141,7 @@ def test_results_become_json_and_pictures(result) -> None:
     assert (drawn[:80] != 128).any() == (result.panel is not None and not canvas.lines)
 
 
-@pytest.mark.parametrize("index", [0, 1, 4, 5])
+@pytest.mark.parametrize("index", [0, 1, 4, 5, 6])
 def test_results_of_objects_leave_out_what_scores_less(index: int) -> None:
     """Each by its own scores: the boxes of one task do not cut the masks of another."""
     result = RESULTS[index].of(SPACES)

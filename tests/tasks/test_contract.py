@@ -23,6 +23,7 @@ TASKS = sorted(p.stem for p in (Path(conf.__file__).parent / "task").glob("*.yam
 NEEDED = {
     "embedding": "detection,embedding",
     "instance": "detection,instance",
+    "keypoints": "detection,keypoints",
     "panoptic": "detection,instance,stuff,panoptic",
 }
 """Selections that hold what a task requires; of the others, the task alone."""

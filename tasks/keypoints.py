@@ -1,0 +1,140 @@
+"""Keypoints: the joints of every detection, at the anchor that found it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from heads.keypoints import KeypointHead
+from unified.batch import Batch
+from unified.bounds import Count, Name, NonNegative
+from unified.kinds.keypoints import KeypointAsk, Keypoints, KeypointSpace, KeypointTargets
+from unified.kinds.kind import STRONG, Source
+from unified.kinds.objects import ObjectAsk, ObjectTargets, find_objects
+from unified.ops.boxes import points_to_original
+from unified.ops.dense import Anchors, Cells, Kept, Matches
+from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
+from unified.trunks.features import FeatureSpec
+
+REACH = 4.0
+"""Cells that a joint lies from its anchor's cell where the network says 1."""
+
+
+class KeypointDetection(Task):
+    """Place and probability of the joints, at detection's anchors.
+
+    Args:
+        features, data, upstream: what trunk, data set and detection publish.
+        width: channels of the head's stems.
+        evaluator: `faster` (faster-coco-eval) or `pycocotools`.
+        view: in which it learns; must be that of detection.
+        loss_weights: fixed weights of similarity, distance and visibility.
+    """
+
+    name = "keypoints"
+    requires = (Anchors, Matches, Kept)
+    truth = KeypointAsk
+    losses = ("similarity", "distance", "visibility")
+
+    def __init__(
+        self,
+        features: FeatureSpec,
+        data: DataSpec,
+        upstream: Upstream,
+        width: Count = 64,
+        evaluator: Literal["faster", "pycocotools"] = "faster",
+        view: Name = STRONG,
+        loss_weights: Mapping[str, NonNegative] | None = None,
+    ) -> None:
+        super().__init__()
+        space: KeypointSpace = data.space(KeypointAsk)
+        self.head = KeypointHead(features, upstream[Anchors].per_cell, space.most, width)
+        self.asks = (ObjectAsk(view), KeypointAsk(view, space.most))
+        self.evaluator = evaluator
+        self.loss_weights = dict(loss_weights or {})
+        index = {key: label for label, key in enumerate(space.ids)}
+        classes = [index.get(key, -1) for key in data.space(ObjectAsk).ids]
+        strides = list(self.head.strides.values())
+        own = [[1.0] * len(joints) for joints in space.joints]
+        for name, values in (
+            ("classes", torch.tensor(classes)),  # of the objects → of the joints
+            ("strides", torch.tensor(strides, dtype=torch.float32)),
+            ("sigmas", torch.from_numpy(space.table(space.sigmas, 1.0))),
+            ("own", torch.from_numpy(space.table(own, 0.0))),
+        ):
+            self.register_buffer(name, values, persistent=False)
+
+    classes: Tensor
+    strides: Tensor
+    sigmas: Tensor
+    own: Tensor
+
+    def loss(
+        self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
+    ) -> tuple[Losses, None]:
+        """Joints of the matched anchors against those of their objects, where these have some.
+
+        Similarity is 1 − OKS over the known joints, as COCO measures it (Maji et al. 2022,
+        YOLO-Pose, equation 2). It says nothing of joints that are far off: there distance does, a
+        logarithm of the same squared distance. Visibility is the cross-entropy of whether a joint
+        is known. Reads joints (N, K, 3) and areas (N,) of the targets `keypoints`.
+        """
+        matches = upstream[Matches]
+        objects: ObjectTargets = batch.labels["objects"]  # type: ignore[assignment]
+        truth: KeypointTargets = batch.labels["keypoints"]  # type: ignore[assignment]
+        rows = find_objects(objects, truth.image, truth.keys)[matches.target]
+        found = self._joints(outputs, matches.cells)[rows >= 0]
+        rows = rows[rows >= 0]
+        joints, labels = truth.joints[rows], truth.labels[rows]
+        known = (joints[..., 2] > 0).float()
+        own = self.own[labels]
+        squared = (found[..., :2] - joints[..., :2]).square().sum(-1)
+        spread = 2 * truth.areas[rows, None].clamp(min=1) * (2 * self.sigmas[labels]).square()
+        error = squared / spread
+        sure = F.binary_cross_entropy_with_logits(found[..., 2], known, reduction="none")
+        count = squared.new_tensor(len(rows))
+        losses = {
+            "similarity": Mean(_mean(1 - (-error).exp(), known).sum(), count),
+            "distance": Mean(_mean(error.log1p(), known).sum(), count),
+            "visibility": Mean(_mean(sure, own).sum(), count),
+        }
+        return losses, None
+
+    def _joints(self, outputs: Mapping[str, Tensor], cells: Cells) -> Tensor:
+        """(N, K, 3) x, y in input pixels and the logit of the probability, at some anchors."""
+        raw = cells.gather(self.head.of_anchors(outputs)).unflatten(1, (self.head.joints, 3))
+        centre = torch.stack([cells.x, cells.y], 1) + 0.5
+        stride = self.strides[cells.level][:, None, None]
+        xy = (centre[:, None] + REACH * raw[..., :2]) * stride
+        return torch.cat([xy, raw[..., 2:]], -1)
+
+    def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Tensor:
+        """(N, K, 3) x, y in input pixels, and the probability, of each detection."""
+        found = self._joints(outputs, upstream[Kept].cells)
+        return torch.cat([found[..., :2], found[..., 2:].sigmoid()], -1)
+
+    def finish(self, kept: Tensor, batch: Batch, upstream: Upstream) -> list[Keypoints]:
+        """Joints in original pixels, of the detections whose category has some."""
+        found = upstream[Kept]
+        labels = self.classes[found.labels]
+        results = []
+        for index, meta in enumerate(batch.metas):
+            own = (found.cells.image == index) & (labels >= 0)
+            joints = kept[own]
+            moved = torch.cat([points_to_original(joints[..., :2], meta), joints[..., 2:]], -1)
+            results.append(Keypoints(found.scores[own], labels[own], moved))
+        return results
+
+    def metric(self, source: Source) -> Metric:
+        from unified.metrics.keypoint_ap import CocoKeypointAP
+
+        return CocoKeypointAP(source, self.evaluator)
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """(N, K) → (N,) mean over the joints that have a weight."""
+    return (values * weights).sum(1) / weights.sum(1).clamp(min=1)

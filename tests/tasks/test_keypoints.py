@@ -1,0 +1,263 @@
+"""Keypoints: what joints become in a view, what is learnt of them, how they are scored."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools.cocoeval import Params
+
+from unified.data.coco.keypoints import SIGMA
+from unified.errors import DataError
+from unified.kinds.keypoints import KeypointAsk, KeypointLabel, Keypoints, KeypointSpace
+from unified.metrics.keypoint_ap import NAMES, CocoKeypointAP
+from unified.view import ImageMeta, View, compose
+
+FLIPS = np.array([[0, 2, 1, 4, 3]])
+SIZE = 64
+
+
+def feed(metric: CocoKeypointAP, split: Any, read: Callable[[int], Keypoints]) -> dict[str, float]:
+    for index in range(len(split)):
+        meta = ImageMeta(int(split.images.ids[index]), "", *split.images.size(index), np.eye(2, 3))
+        metric.update([read(index)], [meta])
+    metric.gather()
+    return metric.compute()
+
+
+@pytest.fixture(params=["shapes", "coco_mini", "crowdpose", "mmpose"])
+def split(request: pytest.FixtureRequest, open_split: Callable) -> Any:
+    """Of 13, 17, 14 and 17 joints."""
+    name = "val2017" if request.param == "coco_mini" else "val"
+    return open_split(request.getfixturevalue(request.param), name, "keypoints")
+
+
+@pytest.mark.parametrize("evaluator", ["faster", "pycocotools"])
+def test_the_truth_scores_one(split: Any, evaluator: str) -> None:
+    metric = CocoKeypointAP(split.sources["keypoints"], evaluator)
+    scores = feed(metric, split, lambda index: split.result("keypoints", index))
+    assert tuple(scores) == NAMES
+    for name in ("AP", "AP50", "AP75", "AR", "AR50", "AR75"):
+        assert scores[name] == pytest.approx(1.0), name
+
+
+def test_both_evaluators_score_alike_what_is_a_little_off(split: Any) -> None:
+    rng = np.random.default_rng(0)
+    noise = {i: rng.normal(0, 6, (200, 20, 2)) for i in range(len(split))}
+
+    def shaken(index: int) -> Keypoints:
+        truth = split.result("keypoints", index)
+        count, joints, _ = truth.joints.shape
+        moved = truth.joints.clone()
+        moved[..., :2] += torch.from_numpy(noise[index][:count, :joints]).float()
+        return replace(truth, joints=moved, scores=torch.linspace(0.9, 0.5, count))
+
+    one, other = (
+        feed(CocoKeypointAP(split.sources["keypoints"], e), split, shaken)
+        for e in ("faster", "pycocotools")
+    )
+    assert one["AP"] < 1
+    for name in NAMES:
+        assert one[name] == pytest.approx(other[name], abs=1e-9, nan_ok=True), name
+
+
+def test_sigmas_are_cocos_where_the_joints_are(coco_mini: Path, open_split: Callable) -> None:
+    space = open_split(coco_mini, "val2017", "keypoints").sources["keypoints"].space
+    assert space.sigmas[0] == pytest.approx(Params("keypoints").kpt_oks_sigmas.tolist())
+    assert space.mirrors
+    left = space.joints[0].index("left_knee")
+    assert space.joints[0][space.flips[0][left]] == "right_knee"
+
+
+def test_a_skeleton_of_other_joints_is_cut_with_a_warning(
+    crowdpose: Path, open_split: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        space = open_split(crowdpose, "val", "keypoints").sources["keypoints"].space
+    assert "names joints that it does not have" in caplog.text
+    assert len(space.joints[0]) == 14
+    assert all(0 <= joint < 14 for edge in space.skeleton[0] for joint in edge)
+    assert space.sigmas[0][-1] == SIGMA
+
+
+def label(rng: np.random.Generator, count: int = 3) -> KeypointLabel:
+    joints = rng.uniform(4, SIZE - 4, (count, 5, 3)).astype(np.float32)
+    joints[..., 2] = rng.integers(0, 3, (count, 5))
+    joints[..., :2] *= joints[..., 2:] > 0  # as COCO has what is not known
+    return KeypointLabel(
+        np.arange(count), np.zeros(count, np.int64), joints, np.full(count, 90, np.float32), FLIPS
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.4, 1.0))
+def test_a_mirror_image_of_a_mirror_image_is_the_image(seed: int, scale: float) -> None:
+    once = np.array([[-scale, 0, scale * SIZE], [0, scale, 0]])
+    back = np.array([[-1 / scale, 0, SIZE], [0, 1 / scale, 0]])
+    truth, ask = label(np.random.default_rng(seed)), KeypointAsk(joints=5)
+    mirrored = truth.seen(View(once, SIZE), ask)
+    left, right = truth.joints[:, 1], mirrored.joints[:, 2]
+    known = left[:, 2] > 0
+    assert np.array_equal(left[:, 2], right[:, 2])
+    assert np.allclose(right[known, 0], scale * (SIZE - left[known, 0]), atol=1e-4)
+    again = mirrored.seen(View(back, SIZE), ask)
+    assert np.allclose(again.joints, truth.joints, atol=1e-3)
+    assert np.allclose(again.areas, truth.areas, rtol=1e-5)
+    direct = truth.seen(View(compose(back, once), SIZE), ask)
+    assert np.allclose(direct.joints, truth.joints, atol=1e-3)
+
+
+def test_a_mirrored_result_scores_the_same(shapes: Path, open_split: Callable) -> None:
+    """Images and labels are mirrored, what is found is mirrored back."""
+    split = open_split(shapes, "val", "keypoints")
+    source = split.sources["keypoints"]
+
+    def found(index: int, mirrored: bool) -> Keypoints:
+        truth, width = split.label("keypoints", index), split.images.size(index)[1]
+        shape = (*truth.joints.shape[:2], 2)
+        noise = np.random.default_rng(index).normal(0, 1.5, shape).astype(np.float32)
+        flip = View(np.array([[-1.0, 0, width], [0, 1, 0]]), 10**6)
+        order = truth.flips[truth.labels][..., None]
+        if mirrored:
+            truth = truth.seen(flip, KeypointAsk(joints=shape[1]))
+            noise = np.take_along_axis(noise * np.float32([-1, 1]), order, 1)
+        moved = np.concatenate([truth.joints[..., :2] + noise, np.ones_like(noise[..., :1])], -1)
+        if mirrored:
+            moved = replace(truth, joints=moved).seen(flip, KeypointAsk()).joints
+        labels = torch.from_numpy(truth.labels)
+        return Keypoints(torch.ones(len(moved)), labels, torch.from_numpy(moved))
+
+    plain = feed(CocoKeypointAP(source), split, lambda i: found(i, False))
+    back = feed(CocoKeypointAP(source), split, lambda i: found(i, True))
+    assert 0.2 < plain["AP"] < 1
+    assert back == pytest.approx(plain, nan_ok=True, abs=1e-6)
+
+
+def edited(shapes: Path, tmp_path: Path, change: Callable[[dict], Any]) -> Path:
+    root = tmp_path / "copy"
+    shutil.copytree(shapes, root)
+    for split in ("train", "val"):
+        file = root / "annotations" / f"person_keypoints_{split}.json"
+        document = json.loads(file.read_text())
+        change(document)
+        file.write_text(json.dumps(document))
+    return root
+
+
+def test_flips_are_switched_off_where_nobody_says_what_they_do(
+    shapes: Path, tmp_path: Path, make: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    def rename(document: dict) -> None:
+        for category in document["categories"]:
+            category["keypoints"] = [f"joint {i}" for i in range(len(category["keypoints"]))]
+
+    root = edited(shapes, tmp_path, rename)
+    made = make("task=[detection,keypoints]", f"data.root={root}", "augment.strong.flip=1.0")
+    with caplog.at_level(logging.WARNING):
+        assert made.data.augment["strong"].flip == 0
+    assert "view strong is not mirrored" in caplog.text
+    assert made.config.augment["strong"].flip == 1.0
+    other = make("task=[detection]", f"data.root={root}", "augment.strong.flip=1.0")
+    assert other.data.augment["strong"].flip == 1.0
+
+
+def test_flip_indices_say_it(shapes: Path, tmp_path: Path, make: Callable) -> None:
+    def rename(document: dict) -> None:
+        for category in document["categories"]:
+            count = len(category["keypoints"])
+            category["keypoints"] = [f"joint {i}" for i in range(count)]
+            category["flip_indices"] = [1, 0, *range(2, count)]
+
+    made = make("task=[detection,keypoints]", f"data.root={edited(shapes, tmp_path, rename)}")
+    assert made.data.augment["strong"].flip > 0
+    assert made.data.train_split.sources["keypoints"].space.flips[0][:3] == (1, 0, 2)
+
+
+def first(document: dict) -> dict:
+    return next(row for row in document["annotations"] if row["num_keypoints"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: first(d).update(keypoints=[1, 2, 2]), "it has 1 joints, its category 13"),
+        (lambda d: first(d)["keypoints"].pop(), "Expected threes of numbers"),
+        (lambda d: first(d)["keypoints"].__setitem__(2, 7), "Expected 0, 1 or 2"),
+        (lambda d: first(d)["keypoints"].__setitem__(0, 1e12), "Expected pixels"),
+        (lambda d: first(d)["keypoints"].__setitem__(0, "x"), "Expected `float`"),
+        (lambda d: first(d).update(id=-77), "has no such object in image"),
+        (lambda d: first(d).update(category_id=5), "it names category 5"),
+        (lambda d: first(d).update(image_id=77), "it names image 77"),
+        (lambda d: d["categories"][0].pop("keypoints"), "missing required field `keypoints`"),
+        (lambda d: d["categories"][0].update(keypoints=["a", "a"]), "different names"),
+        (lambda d: d["categories"][0].update(flip_indices=[0]), "Expected every joint"),
+        (lambda d: d["categories"][0].update(sigmas=[0.1]), "Expected 13 numbers"),
+        (lambda d: d.update(annotations=[]), "annotates no joint"),
+    ],
+)
+def test_bad_joints_are_named(
+    change: Callable, said: str, shapes: Path, tmp_path: Path, make: Callable
+) -> None:
+    root = edited(shapes, tmp_path, change)
+    with pytest.raises(DataError) as caught:
+        _ = make("task=[detection,keypoints]", f"data.root={root}").data
+    assert said in str(caught.value)
+    assert "person_keypoints_" in str(caught.value)
+
+
+def test_spaces_that_do_not_fit_their_joints_are_refused() -> None:
+    space = KeypointSpace((1,), ("a",), (("x", "y"),), (((0, 1),),), ((1, 0),), ((0.1, 0.1),))
+    state = json.loads(json.dumps(space.to_dict()))
+    assert KeypointSpace.from_dict(state) == space
+    for bad in ({"skeleton": [[[0, 2]]]}, {"flips": [[0, 0]]}, {"sigmas": [[0.1]]}):
+        with pytest.raises(ValueError, match="does not fit"):
+            KeypointSpace.from_dict(state | bad)
+    assert space.differs(replace(space, joints=(("y", "x"),)))
+
+
+def test_objects_without_joints_teach_boxes_only(make: Callable) -> None:
+    """The loss counts the anchors of objects that have some."""
+    made = make("task=[detection,keypoints]")
+    batch = made.batch(8)
+    outputs = made.model.train()(batch.images)
+    from unified.task import Upstream
+
+    upstream = Upstream()
+    _, matches = made.tasks["detection"].loss(outputs["detection"], batch, upstream)
+    upstream.add(matches)
+    losses, _ = made.tasks["keypoints"].loss(outputs["keypoints"], batch, upstream)
+    objects, joints = batch.labels["objects"], batch.labels["keypoints"]
+    having = {(i, k) for i, k in zip(joints.image.tolist(), joints.keys.tolist(), strict=True)}
+    place = zip(objects.image.tolist(), objects.keys.tolist(), strict=True)
+    owners = [pair in having for pair in place]
+    matched = [owners[row] for row in matches.target.tolist()]
+    assert 0 < sum(matched) < len(matched)
+    assert all(int(mean.count) == sum(matched) for mean in losses.values())
+
+
+def test_where_the_network_says_so_the_joints_are(make: Callable) -> None:
+    """Raw numbers that were solved for give the truth, its loss, and its score."""
+    made = make("task=[detection,keypoints]", "augment=none")
+    task, batch = made.tasks["keypoints"], made.batch(4)
+    from unified.ops.dense import Cells
+    from unified.task import Upstream
+
+    outputs, upstream = made.model.train()(batch.images), Upstream()
+    _, matches = made.tasks["detection"].loss(outputs["detection"], batch, upstream)
+    raw = {name: torch.zeros_like(value) for name, value in outputs["keypoints"].items()}
+    cells: Cells = matches.cells
+    joints = task._joints(raw, cells)
+    stride = task.strides[cells.level]
+    centre = (torch.stack([cells.x, cells.y], 1) + 0.5) * stride[:, None]
+    assert torch.equal(joints[:, 0, :2], centre)
+    assert torch.equal(joints[..., 2], torch.zeros(len(centre), task.head.joints))
