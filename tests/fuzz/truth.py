@@ -17,6 +17,7 @@ from unified.bounds import checked
 from unified.data.config import DataConfig
 from unified.data.split import Sources, Split
 from unified.metrics.coco_ap import CocoAP, CocoMaskAP
+from unified.metrics.keypoint_ap import CocoKeypointAP
 from unified.metrics.panoptic import PanopticQuality
 from unified.metrics.semantic import SemanticScores
 from unified.view import ImageMeta
@@ -24,6 +25,7 @@ from unified.view import ImageMeta
 METRICS: dict[str, Any] = {
     "objects": (CocoAP, "AP"),
     "masks": (CocoMaskAP, "AP"),
+    "keypoints": (CocoKeypointAP, "AP"),
     "pixels": (partial(SemanticScores, file="stuff"), "mIoU"),
     "segments": (PanopticQuality, "PQ"),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from array import array
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 
 from unified.arrays import Array
 from unified.data.coco.document import Document, Flag, Id
-from unified.data.coco.objects import Objects
+from unified.data.coco.objects import Objects, check_area, check_box
 from unified.data.coco.table import FARTHEST
 from unified.data.split import Sources
 from unified.errors import DataError
@@ -94,6 +93,8 @@ class Annotation(msgspec.Struct):
     keypoints: list[float] = []
 
     def __post_init__(self) -> None:
+        check_box(self.bbox)
+        check_area(self.area)
         if len(self.keypoints) % 3:
             raise ValueError(
                 f"Expected threes of numbers, got {len(self.keypoints)} - at `$.keypoints`"
@@ -270,8 +271,7 @@ class _Keys:
 
 
 def _area(row: Annotation) -> float:
-    area = row.bbox[2] * row.bbox[3] if row.area is None else row.area
-    return max(area, 1.0) if math.isfinite(area) else 1.0
+    return row.bbox[2] * row.bbox[3] if row.area is None else row.area
 
 
 def _partner(name: str) -> str:

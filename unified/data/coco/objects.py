@@ -72,8 +72,7 @@ class Annotation(msgspec.Struct):
 
     def __post_init__(self) -> None:
         check_box(self.bbox)
-        if self.area is not None and not 0 <= self.area <= FARTHEST**2:
-            raise ValueError(f"Expected an area in pixels, got {self.area} - at `$.area`")
+        check_area(self.area)
         if isinstance(self.segmentation, list):
             for index, ring in enumerate(self.segmentation):
                 if len(ring) % 2:
@@ -87,6 +86,12 @@ def check_box(box: tuple[float, ...]) -> None:
     """Refuse a box [x, y, width, height] that is none, with a ValueError."""
     if max(map(abs, box)) > FARTHEST or box[2] < 0 or box[3] < 0:
         raise ValueError(f"Expected a box with a size, got {list(box)} - at `$.bbox`")
+
+
+def check_area(area: float | None) -> None:
+    """Refuse an area that is none, with a ValueError."""
+    if area is not None and not 0 <= area <= FARTHEST**2:
+        raise ValueError(f"Expected an area in pixels, got {area} - at `$.area`")
 
 
 def check_size(
