@@ -35,8 +35,12 @@ examples
   unified train task=[detection,classification] implicit=none
   unified train trunk=yolor_csp data=coco data.root=DIR trainer.devices=4 trainer.strategy=ddp
   unified train resume=runs/unified/2026-01-31_12-00-00
+  unified train task=[detection,embedding] implicit=network implicit.decoder.shared=true
+  unified train implicit.sites=[align.*] +implicit.per_task.detection.refine=none
   unified train weights=RUN task=[detection,stuff]  tasks that RUN lacks start anew
   unified train -m seed=0,1,2 experiment=jde,ijde
+  unified eval ckpt=RUN/best.ckpt data.val=val2017
+  unified predict ckpt=RUN/best.ckpt source=photo.jpg out=DIR
 
 `unified COMMAND --help` lists the configuration groups and explains every key, `--cfg job` prints
 the configuration that a command line stands for.
