@@ -82,7 +82,7 @@ def checked_arguments(
     parameters = {name: p for name, p in every.items() if p.kind not in COLLECTING}
     allowed = [name for name in parameters if name not in given]
     unknown = sorted(set(own) - set(allowed))
-    if unknown and not open_end:
+    if unknown and not (open_end and set(unknown).isdisjoint(given)):
         named = getattr(call, "__self__", call).__name__
         raise ConfigError(
             f"{key}.{unknown[0]} is not an argument of {named}", f"use {', '.join(allowed)}"

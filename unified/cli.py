@@ -36,7 +36,7 @@ examples
   unified train trunk=yolor_csp data=coco data.root=DIR trainer.devices=4 trainer.strategy=ddp
   unified train resume=runs/unified/2026-01-31_12-00-00
   unified train task=[detection,embedding] implicit=network implicit.decoder.shared=true
-  unified train implicit.sites=[align.*] +implicit.per_task.detection.refine=none
+  unified train implicit.sites=[align.*] implicit.align=mul
   unified train weights=RUN task=[detection,stuff]  tasks that RUN lacks start anew
   unified train -m seed=0,1,2 experiment=jde,ijde
   unified eval ckpt=RUN/best.ckpt data.val=val2017

@@ -122,7 +122,7 @@ def locked(file: Path, wait: bool) -> Iterator[bool]:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             held = True
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):
             held = False
         except OSError:  # a file system without locks
             held = True

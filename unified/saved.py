@@ -89,7 +89,8 @@ def _places(config: Config) -> Iterator[tuple[str, Any]]:
             yield f"logger.{name}", value
     root = Path(config.data.root)
     generated = config.data.shapes is not None and not (root / STAMP).is_file()
-    if generated and (root.is_absolute() or ".." in root.parts):
+    inside = not root.is_absolute() and ".." not in root.parts and root.parts
+    if generated and not inside:
         yield "data.root", root
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader
 
 from unified.arrays import IGNORE
 from unified.data.augment import AugmentConfig
+from unified.data.datamodule import _raising
 from unified.data.dataset import Collate, ViewDataset
 from unified.data.sampler import EpochSampler
 from unified.data.split import Split
-from unified.errors import ConfigError, DataError
+from unified.errors import ConfigError, DataError, JobError
 from unified.kinds.kind import Ask
 from unified.kinds.masks import MaskAsk
 from unified.kinds.objects import ObjectAsk
@@ -299,3 +300,18 @@ def test_workers_leave_the_users_threads_alone(make: Callable) -> None:
         assert cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(before)
+
+
+def test_an_error_of_a_readers_own_keeps_its_name() -> None:
+    """Only loading processes that are gone or stuck are said to be so."""
+
+    def batches(error: Exception) -> Iterator[Any]:
+        yield 1
+        raise error
+
+    own = RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nmy reader's bug")
+    with pytest.raises(RuntimeError, match="my reader's bug"):
+        list(_raising(batches(own)))
+    for said in ("DataLoader timed out after 3 seconds", "DataLoader worker (pid 7) is killed"):
+        with pytest.raises(JobError, match="no batch comes"):
+            list(_raising(batches(RuntimeError(said))))

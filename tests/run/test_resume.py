@@ -66,7 +66,9 @@ def test_tasks_in_another_order_are_refused(run: Path, run_command: Command) -> 
     assert "another order" in refused.stderr
 
 
-@pytest.mark.parametrize("name", [".lock", ".last.ckpt.partial", "curves.png", "tensorboard"])
+@pytest.mark.parametrize(
+    "name", [".lock", ".last.ckpt.partial", "curves.png", "tensorboard", "panoptic/1.png"]
+)
 def test_links_out_of_a_run_are_not_written_through(
     name: str, run: Path, run_command: Command
 ) -> None:
@@ -75,6 +77,7 @@ def test_links_out_of_a_run_are_not_written_through(
     if (run / name).is_dir():
         shutil.rmtree(run / name)
     (run / name).unlink(missing_ok=True)
+    (run / name).parent.mkdir(exist_ok=True)
     (run / name).symlink_to(victim)
     refused = run_command(
         "train", "resume=run", "trainer.max_epochs=3", cwd=run.parent, check=False
@@ -124,3 +127,32 @@ def test_predictions_outlive_a_full_disk(trained: Path, shapes: Path, tmp_path: 
     assert "cannot be written: File too large" in done.stderr
     rows = json.loads((tmp_path / "seen" / "predictions.json").read_text())
     assert 0 < len(rows) < 12
+
+
+@pytest.mark.parametrize("left", ["results.json", "metrics.csv"])
+def test_a_run_whose_first_epoch_was_its_best_is_not_trained_over(
+    left: str, run: Path, run_command: Command
+) -> None:
+    state = torch.load(run / "best.ckpt", weights_only=True)
+    torch.save(state | {"epoch": 0}, run / "best.ckpt")
+    (run / "last.ckpt").unlink()
+    (run / ({"results.json", "metrics.csv"} - {left}).pop()).unlink()
+    refused = run_command("train", "resume=run", cwd=run.parent, check=False)
+    assert refused.returncode == 2
+    assert "has no last.ckpt to go on with" in refused.stderr
+
+
+def test_a_refused_start_takes_nothing_that_was_there(
+    small: list[str], run_command: Command, tmp_path: Path
+) -> None:
+    """Hidden files and folders make no run, and are somebody's own."""
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "config").touch()
+    (tmp_path / ".bashrc").touch()
+    refused = run_command(
+        "train", *small, "+trainer.no_such_argument=3", "out=.", cwd=tmp_path, check=False
+    )
+    assert refused.returncode == 2
+    assert "no_such_argument" in refused.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".bashrc", ".git"]
+    assert (tmp_path / ".git" / "config").is_file()

@@ -254,7 +254,7 @@ def _raising(batches: Iterator[Any]) -> Iterator[Any]:
         yield batch
 
 
-LOST = ("DataLoader timed out", "DataLoader worker")
+LOST = ("DataLoader timed out", "DataLoader worker (pid")
 """What torch says of loading processes that are stuck, or no more."""
 PATIENCE = 60
 """Seconds that a worker has to be ended by its parent, once it was told to end."""

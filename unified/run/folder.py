@@ -87,9 +87,11 @@ def abandon(folder: Path) -> None:
     if any(folder.glob("*.ckpt")):
         return
     for entry in folder.iterdir():
+        if entry.name.startswith(".") and entry.name != LOCK:
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        elif entry.name == LOCK or not entry.name.startswith("."):
+        else:
             entry.unlink()
     with suppress(OSError):
         folder.rmdir()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,8 @@ from unified.errors import ConfigError, DataError
 from unified.files import refuse_links_out
 from unified.module import UnifiedModule
 from unified.run.checkpoints import BEST, LAST
+from unified.run.history import read_history
+from unified.run.report import RESULTS
 
 log = logging.getLogger(__name__)
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
@@ -49,7 +53,8 @@ def last_of(resume: str) -> dict[str, Any] | None:
             out of its folder, where it would be written to.
     """
     folder = Path(resume)
-    refuse_links_out(folder.iterdir(), folder, "put the file itself there: it would be written to")
+    inside = (Path(at) / name for at, *names in os.walk(folder) for name in chain(*names))
+    refuse_links_out(inside, folder, "put the file itself there: it would be written to")
     log.info("resuming %s", resume)
     last, best = (folder / f"{name}.ckpt" for name in (LAST, BEST))
     if last.is_file():
@@ -62,13 +67,19 @@ def last_of(resume: str) -> dict[str, Any] | None:
                 f"start a new run from its weights: weights={resume}",
             ) from error
         return state
-    if best.is_file() and read_checkpoint(best)["epoch"] > 0:
+    if best.is_file() and (_was_trained(folder) or read_checkpoint(best)["epoch"] > 0):
         raise DataError(
             f"resume={resume} has no {last.name} to go on with",
             f"put it back, or start a new run from its weights: weights={resume}",
         )
     log.info("nothing was saved before it ended: it starts anew")
     return None
+
+
+def _was_trained(folder: Path) -> bool:
+    """Whether more than a first epoch is lost: its best one may have been the first."""
+    table = folder / "metrics.csv"
+    return (folder / RESULTS).is_file() or (table.is_file() and len(read_history(table)) > 1)
 
 
 def refuse_another(state: Mapping[str, Any], module: UnifiedModule) -> None:

@@ -55,6 +55,8 @@ def train(config: Config) -> dict[str, Any]:
             refuse_full(config.out)
         folder = _run_folder(config)
         held.enter_context(_claim(folder))
+        if _is_first() and not config.resume:
+            refuse_full(str(folder))  # another run may have begun there in the meantime
         saved = SavedConfig(folder / "config.yaml", OmegaConf.to_yaml(plain(config)))
         try:
             state = last_of(config.resume) if config.resume else None
