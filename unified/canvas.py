@@ -55,7 +55,10 @@ class Canvas:
     ) -> None:
         """Dots at points (K, 2) that are shown (K,), and lines between pairs of them."""
         size = max(1, round(max(self.pixels.shape[:2]) / SMALL))
-        places = [tuple(place) for place in np.rint(points * self.scale).astype(int).tolist()]
+        shown = shown & np.isfinite(points).all(1)
+        most = 2 * max(self.pixels.shape[:2])  # a line may lead out of the picture
+        near = np.nan_to_num(points * self.scale).clip(-most, most)
+        places = [tuple(place) for place in np.rint(near).astype(int).tolist()]
         for a, b in edges:
             if shown[a] and shown[b]:
                 cv2.line(self.pixels, places[a], places[b], colour_of(index), size, cv2.LINE_AA)

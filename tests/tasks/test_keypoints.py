@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import shutil
@@ -15,13 +17,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pycocotools.cocoeval import Params
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval, Params
 
-from unified.data.coco.keypoints import SIGMA
+from tasks.keypoints import REACH
+from unified.batch import Batch
+from unified.canvas import Canvas
+from unified.data.coco.keypoints import SIGMA, Category
 from unified.errors import DataError
 from unified.kinds.keypoints import KeypointAsk, KeypointLabel, Keypoints, KeypointSpace
+from unified.kinds.objects import find_objects
 from unified.metrics.keypoint_ap import NAMES, CocoKeypointAP
-from unified.view import ImageMeta, View, compose
+from unified.ops.dense import Cells, Kept, Matches
+from unified.task import Upstream
+from unified.view import ImageMeta, View, compose, letterbox, move_points
 
 FLIPS = np.array([[0, 2, 1, 4, 3]])
 SIZE = 64
@@ -195,7 +204,7 @@ def first(document: dict) -> dict:
         (lambda d: first(d)["keypoints"].__setitem__(2, 7), "Expected 0, 1 or 2"),
         (lambda d: first(d)["keypoints"].__setitem__(0, 1e12), "Expected pixels"),
         (lambda d: first(d)["keypoints"].__setitem__(0, "x"), "Expected `float`"),
-        (lambda d: first(d).update(id=-77), "has no such object in image"),
+        (lambda d: first(d).update(id=-77), "has no object, or several, of this id"),
         (lambda d: first(d).update(category_id=5), "it names category 5"),
         (lambda d: first(d).update(image_id=77), "it names image 77"),
         (lambda d: d["categories"][0].pop("keypoints"), "missing required field `keypoints`"),
@@ -230,8 +239,6 @@ def test_objects_without_joints_teach_boxes_only(make: Callable) -> None:
     made = make("task=[detection,keypoints]")
     batch = made.batch(8)
     outputs = made.model.train()(batch.images)
-    from unified.task import Upstream
-
     upstream = Upstream()
     _, matches = made.tasks["detection"].loss(outputs["detection"], batch, upstream)
     upstream.add(matches)
@@ -245,19 +252,164 @@ def test_objects_without_joints_teach_boxes_only(make: Callable) -> None:
     assert all(int(mean.count) == sum(matched) for mean in losses.values())
 
 
-def test_where_the_network_says_so_the_joints_are(make: Callable) -> None:
-    """Raw numbers that were solved for give the truth, its loss, and its score."""
-    made = make("task=[detection,keypoints]", "augment=none")
-    task, batch = made.tasks["keypoints"], made.batch(4)
-    from unified.ops.dense import Cells
-    from unified.task import Upstream
-
-    outputs, upstream = made.model.train()(batch.images), Upstream()
+def learnt(made: Any, batch: Any) -> tuple[Any, dict, Upstream]:
+    """The task, raw outputs of which the matched anchors say the truth, and the matches."""
+    task, outputs, upstream = made.tasks["keypoints"], made.model.train()(batch.images), Upstream()
     _, matches = made.tasks["detection"].loss(outputs["detection"], batch, upstream)
+    upstream.add(matches)
+    objects, truth = batch.labels["objects"], batch.labels["keypoints"]
+    rows = find_objects(objects, truth.image, truth.keys)[matches.target]
     raw = {name: torch.zeros_like(value) for name, value in outputs["keypoints"].items()}
-    cells: Cells = matches.cells
-    joints = task._joints(raw, cells)
-    stride = task.strides[cells.level]
-    centre = (torch.stack([cells.x, cells.y], 1) + 0.5) * stride[:, None]
-    assert torch.equal(joints[:, 0, :2], centre)
-    assert torch.equal(joints[..., 2], torch.zeros(len(centre), task.head.joints))
+    cells, own = matches.cells, task.head.of_anchors(raw)
+    for index in (rows >= 0).nonzero().squeeze(1).tolist():
+        name = cells.levels[cells.level[index]]
+        stride = task.head.strides[name]
+        joints = truth.joints[rows[index]]
+        centre = torch.stack([cells.x[index], cells.y[index]]) + 0.5
+        said = torch.cat(
+            [(joints[:, :2] / stride - centre) / REACH, (joints[:, 2:] > 0) * 80.0 - 40], 1
+        )
+        place = cells.image[index], cells.anchor[index]
+        own[name][(*place, slice(None), cells.y[index], cells.x[index])] = said.flatten()
+    return task, raw, upstream
+
+
+def test_where_the_network_says_the_truth_nothing_is_to_be_learnt(make: Callable) -> None:
+    made = make("task=[detection,keypoints]", "augment=none")
+    batch = made.batch(4)
+    task, raw, upstream = learnt(made, batch)
+    losses, _ = task.loss(raw, batch, upstream)
+    assert losses["similarity"].count > 0
+    for mean in losses.values():
+        assert float(mean.total) == pytest.approx(0, abs=1e-3)
+
+
+def test_similarity_is_what_coco_measures(make: Callable, coco_mini: Path) -> None:
+    """One object whose joints are off by a known distance, against pycocotools."""
+    made = make("task=[detection,keypoints]", "augment=none")
+    batch = made.batch(4)
+    task, raw, upstream = learnt(made, batch)
+    truth = batch.labels["keypoints"]
+    shift = 2.5
+    moved = replace(truth, joints=truth.joints + torch.tensor([shift, 0, 0]))
+    batch.labels["keypoints"] = moved
+    losses, _ = task.loss(raw, batch, upstream)
+    spread = 2 * truth.areas[:, None] * (2 * task.sigmas[truth.labels]) ** 2
+    each = (-(shift**2) / spread).exp()
+    known = truth.joints[..., 2] > 0
+    oks = [float(e[k].mean()) for e, k in zip(each, known, strict=True)]
+    objects = batch.labels["objects"]
+    rows = find_objects(objects, truth.image, truth.keys)[upstream[Matches].target]
+    expected = sum(1 - oks[row] for row in rows.tolist() if row >= 0)
+    assert float(losses["similarity"].total) == pytest.approx(expected, rel=1e-3)
+    ground, found = COCO(), []
+    size = {"height": 64, "width": 64}
+    row, joints = 0, truth.joints[0].clone()
+    flat = joints.flatten().tolist()
+    ground.dataset = {
+        "images": [{"id": 1, **size}], "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "keypoints": flat,
+                         "area": float(truth.areas[row]), "bbox": [0, 0, 9, 9],
+                         "num_keypoints": int(known[row].sum())}],
+    }  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground.createIndex()
+        joints[:, 0] += shift
+        found = [
+            {"image_id": 1, "category_id": 1, "keypoints": joints.flatten().tolist(), "score": 1}
+        ]
+        evaluation = COCOeval(ground, ground.loadRes(found), "keypoints")
+        evaluation.params.kpt_oks_sigmas = task.sigmas[truth.labels[row]].numpy()
+        evaluation.evaluate()
+    assert float(evaluation.ious[1, 1][0, 0]) == pytest.approx(oks[row], rel=1e-4)
+
+
+def test_what_is_found_is_in_original_pixels_of_categories_with_joints(make: Callable) -> None:
+    made = make("task=[detection,keypoints]", "augment=none")
+    task = made.tasks["keypoints"]
+    figure = int((task.classes >= 0).nonzero())
+    labels = torch.tensor([figure, (figure + 1) % len(task.classes)])
+    zero = torch.zeros(2, dtype=torch.long)
+    kept = Kept(
+        torch.zeros(2, 4), torch.tensor([0.9, 0.8]), labels,
+        Cells(zero, zero, zero, zero, zero, task.head.levels),
+    )  # fmt: skip
+    meta = ImageMeta(1, "", 100, 200, letterbox(100, 200, 64))
+    joints = torch.rand(2, task.head.joints, 3)
+    origin = torch.rand(task.head.joints, 2) * torch.tensor([200, 100])
+    joints[0, :, :2] = torch.from_numpy(move_points(origin.numpy(), meta.transform))
+    (found,) = task.finish(joints, Batch(torch.zeros(1, 3, 64, 64), [meta]), Upstream([kept]))
+    assert len(found.scores) == 1
+    torch.testing.assert_close(found.joints[0, :, :2], origin, rtol=1e-4, atol=1e-3)
+
+
+def test_a_pixel_has_its_centre_in_the_middle(coco_mini: Path, open_split: Callable) -> None:
+    """The first column of a mirror image is the last one of the image."""
+    split = open_split(coco_mini, "val2017", "keypoints")
+    source = split.sources["keypoints"]
+    document = json.loads(source.file.read_text())
+    row = next(r for r in document["annotations"] if r["num_keypoints"])
+    place = source.images.ids.tolist().index(row["image_id"])
+    joints = source.read(place).joints[..., :2].reshape(-1, 2).tolist()
+    x, y = next((x, y) for x, y, v in zip(*[iter(row["keypoints"])] * 3, strict=True) if v)
+    assert [x + 0.5, y + 0.5] in joints
+
+
+@pytest.mark.parametrize(
+    ("names", "known"),
+    [
+        (["nose", "left_eye", "right_eye"], True),
+        (["left_eye", "right_eye", "l_knee", "r_knee"], False),
+        (["left_eye", "right_eye", "kneeLeft", "kneeRight"], False),
+        (["left_eye", "right_eye", "wrist_left", "wrist_right"], False),
+        (["left_eye", "right_knee"], False),
+        (["nose", "tail"], False),
+    ],
+)
+def test_names_say_what_a_mirror_does_or_nobody_does(names: list[str], known: bool) -> None:
+    assert bool(Category(id=1, name="a", keypoints=names).flip()) == known
+
+
+def test_joints_belong_to_one_object_of_their_category(
+    shapes: Path, tmp_path: Path, open_split: Callable
+) -> None:
+    root = edited(shapes, tmp_path, lambda d: None)
+    file = root / "annotations" / "instances_val.json"
+    document = json.loads(file.read_text())
+    joints = json.loads((root / "annotations" / "person_keypoints_val.json").read_text())
+    owner = next(r for r in document["annotations"] if r["id"] == first(joints)["id"])
+    before = owner["category_id"]
+    owner["category_id"] = next(c["id"] for c in document["categories"] if c["id"] != before)
+    file.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="use the same category ids"):
+        open_split(root, "val", "keypoints")
+    owner["category_id"] = before
+    other = next(
+        r for r in document["annotations"]
+        if r["image_id"] == owner["image_id"] and r["id"] != owner["id"]
+    )  # fmt: skip
+    other["id"] = owner["id"]
+    file.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="no object, or several, of this id"):
+        open_split(root, "val", "keypoints")
+
+
+def test_joints_far_away_are_drawn_as_far_as_the_picture_goes() -> None:
+    canvas = Canvas(np.zeros((40, 60, 3), np.uint8))
+    points = np.array([[1e12, -1e12], [5, 5], [np.nan, 3], [np.inf, 4]])
+    canvas.skeleton(points, np.ones(4, bool), ((0, 1), (1, 2), (2, 3)), 0)
+    assert canvas.picture().any()
+
+
+def test_sizes_that_no_object_has_score_nothing(shapes: Path, open_split: Callable) -> None:
+    """Whether something was found or not."""
+    split = open_split(shapes, "val", "keypoints")
+    nothing = Keypoints(torch.zeros(0), torch.zeros(0).long(), torch.zeros(0, 13, 3))
+    scores = [
+        feed(CocoKeypointAP(split.sources["keypoints"]), split, read)
+        for read in (lambda i: nothing, lambda i: split.result("keypoints", i))
+    ]
+    assert scores[0]["AP"] == 0
+    for name in NAMES:
+        assert np.isnan(scores[0][name]) == np.isnan(scores[1][name]), name
+    assert np.isnan(scores[0]["APl"])

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SURE = 0.5
 """Joints that are less probable are not drawn."""
+PIXEL = 0.5
+"""COCO's joints are indices of pixels; a pixel's centre is half a pixel further in our places."""
 Edges = tuple[tuple[int, int], ...]
 
 

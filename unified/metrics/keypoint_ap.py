@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 
 from unified.errors import ConfigError
-from unified.kinds.keypoints import Keypoints, KeypointSpace
+from unified.kinds.keypoints import PIXEL, Keypoints, KeypointSpace
 from unified.kinds.kind import Source
 from unified.metrics.coco_ap import EVALUATORS
 from unified.metrics.collect import Collector, Lookup
 from unified.view import ImageMeta
 
 NAMES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+
+AREAS = (("m", 32**2, 96**2), ("l", 96**2, 1e10))
+"""Last letter of a number's name → areas in square pixels that it is of, as COCO has them."""
 
 
 class CocoKeypointAP(Collector[list[dict[str, Any]]]):
@@ -58,7 +61,9 @@ class CocoKeypointAP(Collector[list[dict[str, Any]]]):
                 "image_id": image,
                 "category_id": self.space.ids[label],
                 "keypoints": [
-                    v for x, y, _ in joints[: len(self.space.joints[label])] for v in (x, y, 1)
+                    v
+                    for x, y, _ in joints[: len(self.space.joints[label])]
+                    for v in (x - PIXEL, y - PIXEL, 1)
                 ],
                 "score": score,
             }
@@ -76,14 +81,18 @@ class CocoKeypointAP(Collector[list[dict[str, Any]]]):
     def _evaluate(self, category: int, results: list[dict[str, Any]]) -> list[float] | None:
         """The ten numbers of one category; None where it has no joints to be found."""
         key = self.space.ids[category]
-        if not any(
-            row["category_id"] == key and row["num_keypoints"]
+        areas = [
+            row["area"]
             for row in self.source.truth()["annotations"]
-        ):
+            if row["category_id"] == key and row["num_keypoints"] and not row["iscrowd"]
+            and row["image_id"] in self.records
+        ]  # fmt: skip
+        if not areas:
             return None
         mine = [dict(row) for row in results if row["category_id"] == key]
         if not mine:
-            return [0.0] * len(NAMES)
+            found = {end: any(low <= area <= high for area in areas) for end, low, high in AREAS}
+            return [0.0 if found.get(name[-1], True) else math.nan for name in NAMES]
         with contextlib.redirect_stdout(io.StringIO()):
             truth, evaluate = self.truth
             evaluation = evaluate(truth, truth.loadRes(mine), "keypoints")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from array import array
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -19,7 +21,7 @@ from unified.data.coco.objects import Objects, check_area, check_box
 from unified.data.coco.table import FARTHEST
 from unified.data.split import Sources
 from unified.errors import DataError
-from unified.kinds.keypoints import KeypointAsk, KeypointLabel, Keypoints, KeypointSpace
+from unified.kinds.keypoints import PIXEL, KeypointAsk, KeypointLabel, Keypoints, KeypointSpace
 
 log = logging.getLogger(__name__)
 FIX = "each annotation needs id, image_id, category_id and three numbers per joint"
@@ -63,7 +65,12 @@ class Category(msgspec.Struct):
         index = {name: place for place, name in enumerate(self.keypoints)}
         partners = [_partner(name) for name in self.keypoints]
         sided = [name != partner for name, partner in zip(self.keypoints, partners, strict=True)]
-        if not any(sided) or any(partner not in index for partner in partners):
+        unsided = [name for name, has in zip(self.keypoints, sided, strict=True) if not has]
+        if (
+            any(map(_is_sided, unsided))
+            or not any(sided)
+            or any(partner not in index for partner in partners)
+        ):
             return ()
         return tuple(index[partner] for partner in partners)
 
@@ -182,17 +189,26 @@ class ObjectKeypoints:
             if row.iscrowd or not row.known:
                 continue
             key = keys_of.find(row.image_id, row.id)
+            owner = None if key is None else keys_of.category(key)
+            if key is not None and owner != row.category_id:
+                raise document.refuse(
+                    said,
+                    f"it is of category {row.category_id}, and of {owner} in "
+                    f"{self.objects.file.name}",
+                    "use the same category ids in both files",
+                )
             if key is None:
                 raise document.refuse(
                     said,
-                    f"{self.objects.file.name} has no such object in image {row.image_id}",
-                    "give it the id that the object has there",
+                    f"{self.objects.file.name} has no object, or several, of this id in image "
+                    f"{row.image_id}",
+                    "give it the id that the object has there, an id of its own",
                 )
             images.append(place[row.image_id])
             keys.append(key)
             labels.append(label)
             areas.append(_area(row))
-            joints.extend(row.keypoints + [0.0] * 3 * (most - count))
+            joints.extend(_places(row.keypoints) + [0.0] * 3 * (most - count))
         order = np.argsort(np.asarray(images, np.int64), kind="stable")
         self.first: Array = np.searchsorted(
             np.asarray(images, np.int64)[order], np.arange(len(self.images) + 1)
@@ -258,16 +274,28 @@ class _Keys:
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
         self.place = {int(key): index for index, key in enumerate(objects.images.ids)}
-        self.image, self.keys = -1, dict[int, int]()
+        self.image, self.keys, self.rows = -1, dict[int, int](), slice(0)
 
     def find(self, image: int, identifier: int) -> int | None:
-        """The object's key; None where the objects have no such one."""
+        """The object's key; None where the objects have no such one, or several."""
         if image != self.image:
             self.image, self.keys = image, {}
             if image in self.place:
-                ids = self.objects.table.ids[self.objects.table.rows(self.place[image])].tolist()
-                self.keys = {identifier: key for key, identifier in enumerate(ids)}
+                self.rows = self.objects.table.rows(self.place[image])
+                ids = self.objects.table.ids[self.rows].tolist()
+                once = {identifier for identifier, count in Counter(ids).items() if count == 1}
+                self.keys = {i: key for key, i in enumerate(ids) if i in once}
         return self.keys.get(identifier)
+
+    def category(self, key: int) -> int:
+        """The category id of an object of the image that was looked at last."""
+        return self.objects.space.ids[int(self.objects.table.labels[self.rows][key])]
+
+
+def _places(keypoints: list[float]) -> list[float]:
+    """COCO's joints are indices of pixels; the centre of a pixel is half a pixel further."""
+    shift = (PIXEL, PIXEL, 0.0)
+    return [value + shift[place % 3] for place, value in enumerate(keypoints)]
 
 
 def _area(row: Annotation) -> float:
@@ -280,6 +308,12 @@ def _partner(name: str) -> str:
         if name.startswith(side):
             return other + name.removeprefix(side)
     return name
+
+
+def _is_sided(name: str) -> bool:
+    """Whether a name speaks of left or right in a way that is not ours, as `l_knee`, `kneeLeft`."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
+    return any(word.lower() in ("l", "r", "left", "right") for word in words)
 
 
 def _without_side(name: str) -> str:

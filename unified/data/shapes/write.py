@@ -40,7 +40,7 @@ from unified.files import cannot_write, locked, made
 from unified.rle import encode
 
 log = logging.getLogger(__name__)
-VERSION = 10
+VERSION = 11
 Row = dict[str, Any]
 
 
@@ -316,5 +316,7 @@ def _joint_fields(joints: Array, own: Array) -> Row:
         if not (0 <= x < size and 0 <= y < size):
             flat += [0, 0, 0]
         else:
-            flat += [round(float(x), 2), round(float(y), 2), 2 if own[int(y), int(x)] else 1]
+            # COCO's joints are indices of pixels: a pixel's centre is a whole number.
+            seen = 2 if own[int(y), int(x)] else 1
+            flat += [round(float(x) - 0.5, 2), round(float(y) - 0.5, 2), seen]
     return {"keypoints": flat, "num_keypoints": sum(v > 0 for v in flat[2::3])}
