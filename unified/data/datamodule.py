@@ -246,8 +246,8 @@ def _raising(batches: Iterator[Any]) -> Iterator[Any]:
                 raise
             raise JobError(
                 f"no batch comes from the loading processes: {str(error).splitlines()[0]}",
-                "look at what they said: memory, or shared memory (/dev/shm), may be full, or a "
-                "disk not answer; data.workers=0 loads without them, data.timeout waits longer",
+                "look at what they said: memory or shared memory (/dev/shm) may be full, or a disk "
+                "does not answer; data.workers=0 loads without them, data.timeout waits longer",
             ) from error
         if isinstance(batch, UserError):
             raise batch
