@@ -18,7 +18,8 @@ for name in (
     "segmentation",
     "tracks",
     "kills",
-    "pixel_tasks",
+    "added",
+    "keypoints",
 ):
     print(f"--- {name}", flush=True)
     subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=True)

@@ -1,6 +1,6 @@
-"""What each pixel task adds to detection on YOLOR-CSP: size, operations, time, memory.
+"""What each further task adds to detection on YOLOR-CSP: size, operations, time, memory.
 
-python tests/bench/pixel_tasks.py
+python tests/bench/added.py
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from results import table, write
 
 from unified.batch import Batch
 from unified.build import build
+from unified.kinds.keypoints import KeypointTargets
 from unified.kinds.masks import MaskTargets
+from unified.kinds.objects import ObjectTargets
 from unified.kinds.pixels import PixelTargets
 from unified.kinds.segments import SegmentTargets
 from unified.model import UnifiedModel
@@ -29,16 +31,22 @@ CASES = {
     "detection": "detection",
     "+ instance": "detection,instance",
     "+ stuff": "detection,stuff",
-    "+ all three": "detection,instance,stuff,panoptic",
+    "+ instance, stuff, panoptic": "detection,instance,stuff,panoptic",
+    "+ keypoints": "detection,keypoints",
 }
-COUNTS = {"objects": 80, "masks": 80, "pixels": 92, "segments": 133}
+COUNTS = {"objects": 80, "masks": 80, "pixels": 92, "segments": 133, "keypoints": 1}
 """As many categories as COCO has."""
+JOINTS = 17
 SPACES = {
     kind: {
         "ids": list(range(count)),
         "names": list(map(str, range(count))),
         "identified": False,
         "things": [index < 80 for index in range(count)],
+        "joints": [list(map(str, range(JOINTS)))] * count,
+        "skeleton": [[]] * count,
+        "flips": [[]] * count,
+        "sigmas": [[0.05] * JOINTS] * count,
     }
     for kind, count in COUNTS.items()
 }
@@ -69,8 +77,19 @@ def labelled_batch(size: int) -> Batch:
         "masks": MaskTargets(objects.known, objects.image, objects.keys, masks),
         "pixels": PixelTargets(objects.known, classes("pixels", side)),
         "segments": SegmentTargets(objects.known, classes("segments", side)),
+        "keypoints": joints_of(objects),
     }
     return batch
+
+
+def joints_of(objects: ObjectTargets) -> KeypointTargets:
+    """Joints at random places within every box."""
+    low, sides = objects.boxes[:, None, :2], (objects.boxes[:, 2:] - objects.boxes[:, :2])[:, None]
+    count = len(objects.boxes)
+    places = low + sides * torch.rand(count, JOINTS, 2)
+    joints = torch.cat([places, torch.full((count, JOINTS, 1), 2.0)], -1)
+    labels, areas = torch.zeros(count, dtype=torch.long), sides[:, 0].prod(1)
+    return KeypointTargets(objects.known, objects.image, objects.keys, labels, joints, areas)
 
 
 def classes(kind: str, side: int) -> torch.Tensor:
@@ -119,9 +138,9 @@ def main() -> None:
             ]
         )  # fmt: skip
     write(
-        "pixel_tasks",
-        "What the pixel tasks add to detection",
-        "python tests/bench/pixel_tasks.py",
+        "added",
+        "What further tasks add to detection",
+        "python tests/bench/added.py",
         [
             f"YOLOR-CSP with codes, COCO's numbers of categories, float32, two threads. Forward: one "
             f"image of {SIZE} px; training step: {BATCH} images of {SIZE} px, seven objects each; "
