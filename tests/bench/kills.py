@@ -1,6 +1,6 @@
 """Kill real runs at random moments, resume them, and compare with the run left alone.
 
-python tests/bench/kills.py [kills per configuration]
+python tests/bench/kills.py [kills per configuration] [configuration, for a table without a page]
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from processes.killing import CASES, COMMON, differences, finish, kill_and_resum
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
 """Every fourth is asked to stop, the others are not."""
 
+HEADER = ["configuration", "overrides", "what was interrupted", "equal"]
 
-def main(kills: int = 20) -> None:
+
+def main(kills: int = 20, only: str | None = None) -> None:
     rows = []
-    for case, own in CASES.items():
+    chosen = {case: own for case, own in CASES.items() if only in (case, None)}
+    for case, own in chosen.items():
         random.seed(case)
         overrides, stages, equal = (*COMMON, *own), Counter[str](), 0
         with tempfile.TemporaryDirectory() as place:
@@ -38,6 +41,9 @@ def main(kills: int = 20) -> None:
                 print(f"{case} {index}: {number.name} after {moment:.1f} s {gaps[:3]}", flush=True)
         reached = ", ".join(f"{stage} {count}" for stage, count in sorted(stages.items()))
         rows.append([case, " ".join(own) or "none", reached, f"{equal} of {kills}"])
+    if only:
+        print(table(HEADER, rows))
+        return
     write(
         "kills",
         "Killed and resumed",
@@ -48,10 +54,10 @@ def main(kills: int = 20) -> None:
             "`unified train resume=RUN`, or, where the run had not begun, the same command again. "
             "Equal: weights, averaged weights, optimiser and schedule of `last.ckpt`, weights of "
             "`best.ckpt`, every cell of `metrics.csv` and every final score, to the bit.",
-            table(["configuration", "overrides", "what was interrupted", "equal"], rows),
+            table(HEADER, rows),
         ],
     )
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*(int(a) if a.isdigit() else a for a in sys.argv[1:]))

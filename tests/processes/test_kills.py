@@ -22,6 +22,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.fixture(scope="module")
+def whole_by_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, of ten steps in two and a half epochs."""
+    folder = tmp_path_factory.mktemp("steps")
+    finish(folder, *COMMON, *CASES["by steps"], "out=run")
+    return folder / "run"
+
+
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_killed_run_comes_back_to_the_bit(number: int, whole: Path, tmp_path: Path) -> None:
     """With workers, averaged weights, memory, augmentation, mosaic and two views."""
@@ -56,6 +64,24 @@ def test_a_signal_ends_behind_a_step_and_says_how_to_go_on(
     assert state["global_step"] == 6  # of an epoch of four
     finish(tmp_path, "resume=run")
     assert not differences(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("batch", [7, 19], ids=["the last of an epoch", "the last of all"])
+def test_a_run_by_steps_comes_back_to_the_bit(
+    batch: int, whole_by_steps: Path, tmp_path: Path
+) -> None:
+    """Lightning takes a run with max_steps for one that always starts within an epoch."""
+    script = str(Path(__file__).with_name("stopping.py"))
+    process = start(
+        tmp_path, *COMMON, *CASES["by steps"], "out=run",
+        program=(script, str(int(signal.SIGTERM)), str(batch)),
+    )  # fmt: skip
+    try:
+        assert process.wait(timeout=240) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+    finish(tmp_path, "resume=run")
+    assert not differences(whole_by_steps, tmp_path / "run")
 
 
 def test_a_run_that_was_moved_keeps_its_best_epoch(whole: Path) -> None:

@@ -65,6 +65,7 @@ class StopOnSignal(Callback):
     ) -> None:
         index = rest[-1]
         last = index + 1 >= trainer.num_training_batches
+        last |= 0 <= trainer.max_steps <= trainer.global_step  # what ends an epoch is still to come
         if last or (index + 1) % trainer.accumulate_grad_batches or not self._agreed(trainer):
             return
         folder = Path(str(trainer.checkpoint_callbacks[0].dirpath))  # type: ignore[attr-defined]

@@ -76,6 +76,9 @@ def make_trainer(
             f"trainer: {error}", "see the arguments of lightning.pytorch.Trainer"
         ) from error
     _check_launcher(trainer)
+    # With max_steps, Lightning takes every start for one in the middle of an epoch: a run that goes
+    # on behind an epoch would leave the next one out.
+    trainer.fit_loop._iteration_based_training = bool  # type: ignore[method-assign]
     return trainer
 
 

@@ -249,9 +249,7 @@ class ObjectKeypoints:
         counts = {category["id"]: len(category["keypoints"]) for category in document["categories"]}
         for number, row in enumerate(document["annotations"], 1):
             row["id"] = number  # evaluators pass over an id of 0, and over repeated ones
-            row["area"] = (
-                row["bbox"][2] * row["bbox"][3] if row.get("area") is None else row["area"]
-            )
+            row["area"] = row.get("area") or row["bbox"][2] * row["bbox"][3]
             row.setdefault("iscrowd", 0)
             row["keypoints"] = row.get("keypoints") or [0] * 3 * counts[row["category_id"]]
             row["num_keypoints"] = sum(flag > 0 for flag in row["keypoints"][2::3])
@@ -299,7 +297,8 @@ def _places(keypoints: list[float]) -> list[float]:
 
 
 def _area(row: Annotation) -> float:
-    return row.bbox[2] * row.bbox[3] if row.area is None else row.area
+    """Of the object; distances are measured by it, which nothing is."""
+    return row.area or row.bbox[2] * row.bbox[3]
 
 
 def _partner(name: str) -> str:
