@@ -413,3 +413,14 @@ def test_sizes_that_no_object_has_score_nothing(shapes: Path, open_split: Callab
     for name in NAMES:
         assert np.isnan(scores[0][name]) == np.isnan(scores[1][name]), name
     assert np.isnan(scores[0]["APl"])
+
+
+def test_an_area_of_nothing_is_that_of_the_box(
+    shapes: Path, tmp_path: Path, open_split: Callable
+) -> None:
+    """Distances are measured by it."""
+    root = edited(shapes, tmp_path, lambda d: [r.update(area=0) for r in d["annotations"]])
+    split = open_split(root, "val", "keypoints")
+    metric = CocoKeypointAP(split.sources["keypoints"])
+    assert feed(metric, split, lambda i: split.result("keypoints", i))["AP"] == pytest.approx(1)
+    assert (split.sources["keypoints"].areas > 1).all()
