@@ -113,7 +113,7 @@ def test_keypoints_belong_to_their_figure(shapes: Path) -> None:
             mask = coco.annToMask(annotation)
             for x, y, visible in points:
                 if visible == 2:
-                    assert mask[int(y), int(x)]
+                    assert mask[int(y + 0.5), int(x + 0.5)]  # they are indices of pixels
                 if visible == 0:
                     assert (x, y) == (0, 0)
 
