@@ -75,7 +75,7 @@ class CocoKeypointAP(Collector[list[dict[str, Any]]]):
         every = [self._evaluate(category, results) for category in range(len(self.space))]
         scored = [stats for stats in every if stats is not None]
         if not scored:
-            return dict.fromkeys(NAMES, math.nan)
+            return dict.fromkeys(NAMES, math.nan if self.records else 0.0)
         return dict(zip(NAMES, map(_mean, zip(*scored, strict=True)), strict=True))
 
     def _evaluate(self, category: int, results: list[dict[str, Any]]) -> list[float] | None:
