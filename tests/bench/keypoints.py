@@ -7,24 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from real import LEARNT
 from results import REAL, ROOT, table, train, write
 
 NAMES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 SHAPES = ["experiment=ipose", "logger=none"]
-REAL_IMAGES = [
-    "experiment=ipose",
-    "data=coco",
-    f"data.root={REAL / 'coco-mini'}",
-    "data.val=train2017",
-    "data.image_size=256",
-    "data.batch_size=8",
-    "data.workers=1",
-    "augment=none",
-    "trainer.max_epochs=100",
-    "trainer.check_val_every_n_epoch=25",
-    "optim.warmup_epochs=5",
-    "logger=none",
-]
+REAL_IMAGES = ["experiment=ipose", *LEARNT]
 
 
 def row(name: str, results: dict[str, Any]) -> list[str]:

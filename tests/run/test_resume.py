@@ -156,3 +156,14 @@ def test_a_refused_start_takes_nothing_that_was_there(
     assert "no_such_argument" in refused.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == [".bashrc", ".git"]
     assert (tmp_path / ".git" / "config").is_file()
+
+
+def test_a_refused_start_leaves_the_empty_folder_that_was_given(
+    small: list[str], run_command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    run_command(
+        "train", *small, "+trainer.no_such_argument=3", "out=mine", cwd=tmp_path, check=False
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+    assert not list((tmp_path / "mine").iterdir())

@@ -121,7 +121,10 @@ class EpochLine(Callback):
                 parts.append(f"{name} {metric.primary} {value:.4f}")
         most = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         seconds = time.monotonic() - self.began
-        print(f"epoch {trainer.current_epoch + 1}{most}: {', '.join(parts)} ({seconds:.0f} s)")
+        print(
+            f"epoch {trainer.current_epoch + 1}{most}: {', '.join(parts)} ({seconds:.0f} s)",
+            flush=True,
+        )
 
 
 class LastValidated(Callback):

@@ -79,10 +79,14 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
-def abandon(folder: Path) -> None:
+def abandon(folder: Path, itself: bool) -> None:
     """Leave nothing behind of a run that was refused before anything was learnt.
 
     The folder was new or empty, and is claimed; other hidden files in it are somebody's own.
+
+    Args:
+        folder: of the run.
+        itself: the folder is the run's, too.
     """
     if any(folder.glob("*.ckpt")):
         return
@@ -93,8 +97,9 @@ def abandon(folder: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
-    with suppress(OSError):
-        folder.rmdir()
+    if itself:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _is_empty(path: Path) -> bool:

@@ -53,6 +53,7 @@ def train(config: Config) -> dict[str, Any]:
     with StopOnSignal() as stop, ExitStack() as held:
         if _is_first() and not config.resume:
             refuse_full(config.out)
+        given = config.out is not None and Path(config.out).exists()
         folder = _run_folder(config)
         held.enter_context(_claim(folder))
         if _is_first() and not config.resume:
@@ -62,14 +63,15 @@ def train(config: Config) -> dict[str, Any]:
             state = last_of(config.resume) if config.resume else None
             if _is_first():
                 saved.write_first()
-                print(f"run: {folder}; tasks: {', '.join(config.task)}; data: {config.data.root}")
+                tasks = ", ".join(config.task)
+                print(f"run: {folder}; tasks: {tasks}; data: {config.data.root}", flush=True)
             return _learn(folder, *_built(config, state), saved, state, stop)
         except Stopped as stopped:
             advice = f"go on with: unified train resume={folder}"
             raise Stopped(stopped.number, advice) from None
         except (ConfigError, DataError):
             if _is_first() and not config.resume:
-                abandon(folder)
+                abandon(folder, itself=not given)
             raise
 
 
