@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from unified.bounds import checked, known_arguments
+from unified.build import check
 from unified.errors import ConfigError
 from unified.schema import OptimConfig
 from unified.trunks.csp import CSPTrunk
@@ -75,6 +76,16 @@ def test_arguments_of_classes_are_checked_by_their_types(
     with pytest.raises(ConfigError) as caught:
         make(override)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override", ["task.detection.nms_iou=-1", "trunk.depths=[101,1,1,1,1]", "task=[instance]"]
+)
+def test_what_no_data_makes_right_is_refused_before_any_is_read(
+    override: str, configure: Callable
+) -> None:
+    with pytest.raises(ConfigError):
+        check(configure(override, "data.root=nowhere"))
 
 
 def test_a_whole_number_serves_where_any_is_meant() -> None:

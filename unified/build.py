@@ -24,6 +24,23 @@ from unified.task import DataSpec, Task, Upstream
 from unified.trunks.features import Trunk
 
 TaskTypes = Mapping[str, type[Task]]
+GIVEN = ("features", "data", "upstream", "image_size")
+"""Arguments that are no configuration."""
+
+
+def check(config: Config) -> None:
+    """Refuse tasks and arguments that no data could make right, before any data is read.
+
+    Raises:
+        ConfigError: as `build` does.
+    """
+    order_tasks({name: _class_of(name, part) for name, part in config.task.items()})
+    parts = {"trunk": (nn.Module, config.trunk)}
+    parts |= {f"task.{name}": (Task, part) for name, part in config.task.items()}
+    for key, (contract, part) in parts.items():
+        cls = subclass_at(f"{key}._target_", contract, part.get("_target_"))
+        own = {name: value for name, value in part.items() if name != "_target_"}
+        checked_arguments(key, cls, own, GIVEN)
 
 
 def build(config: Config, data: DataSpec) -> UnifiedModel:

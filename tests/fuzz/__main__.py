@@ -2,7 +2,8 @@
 
 python tests/fuzz [text that the name of a case contains] [--sample COUNT]
 
-Ends with status 1 if a case is not as it should be.
+Ends with status 1 if a case is not as it should be, or is accepted and nobody has said why that is
+right.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ sys.path.append(str(ROOT / "tests" / "bench"))
 
 from fuzz.cases import Inputs, sampled  # noqa: E402
 from fuzz.inputs import attempt, prepare  # noqa: E402
+from fuzz.reasons import reason  # noqa: E402
 from fuzz.sandbox import BAD, CLEAR, HYDRA, RIGHT, Case, Outcome  # noqa: E402
 from results import table, write  # noqa: E402
 
@@ -36,7 +38,9 @@ def main(wanted: str, sample: int) -> None:
     print(table(["group", "cases", *VERDICTS], rows))
     if not wanted and not sample:
         _report(outcomes, rows)
-    raise SystemExit(any(outcome.verdict in BAD for outcome in outcomes))
+    unexplained = [o.case.name for o in outcomes if o.verdict == RIGHT and not reason(_name(o))]
+    print(*(f"nobody has said why this is right: {name}" for name in unexplained), sep="\n")
+    raise SystemExit(bool(unexplained) or any(outcome.verdict in BAD for outcome in outcomes))
 
 
 def _feed(cases: list[Case], place: Path, inputs: Inputs) -> list[Outcome]:
@@ -48,10 +52,14 @@ def _feed(cases: list[Case], place: Path, inputs: Inputs) -> list[Outcome]:
         outcomes.append(outcome)
         if outcome.verdict in BAD:
             last = "\n".join(line[:200] for line in outcome.said.strip().splitlines()[-4:])
-            name = f"{case.group}: {case.name[:200]}"
+            name = _name(outcome)[:200]
             print(f"[{index}] {outcome.verdict}: {name}\n{last}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
     return outcomes
+
+
+def _name(outcome: Outcome) -> str:
+    return f"{outcome.case.group}: {outcome.case.name}"
 
 
 def _rows(outcomes: list[Outcome]) -> list[list[str]]:
@@ -75,7 +83,10 @@ def _report(outcomes: list[Outcome], rows: list[list[str]]) -> None:
         for o in outcomes
         if o.verdict in BAD
     ]
-    accepted = [f"`{o.case.group}: {o.case.name}`" for o in outcomes if o.verdict == RIGHT]
+    accepted: dict[str, list[str]] = {}
+    for case in (_name(o) for o in outcomes if o.verdict == RIGHT):
+        accepted.setdefault(reason(case) or "nobody has said why", []).append(f"`{case}`")
+    lists = [f"*{why}* ({len(cases)}): {', '.join(cases)}" for why, cases in accepted.items()]
     write(
         "robustness",
         "Bad and unusual inputs",
@@ -88,7 +99,8 @@ def _report(outcomes: list[Outcome], rows: list[list[str]]) -> None:
             "## Not as it should be",
             table(["group", "case", "verdict", "said"], left) if left else "Nothing.",
             "## Accepted and right",
-            ", ".join(accepted) + ".",
+            "Why each is right (`tests/fuzz/reasons.py`):",
+            *lists,
         ],
     )
 

@@ -220,7 +220,8 @@ class Inputs:
     def configuration(self) -> Iterator[Case]:
         config = yaml.safe_load((self.run / "config.yaml").read_text())
         for key, current in _leaves(config):
-            if key.split(".")[0] in ("command", "resume", "ckpt", "source", "weights", "out"):
+            of_commands = ("command", "resume", "ckpt", "source", "weights", "out")
+            if key.split(".")[0] in of_commands or key == "data.root":
                 continue
             for value in ("-1", "nan", "1e9", "x", "null"):
                 if value != str(current):

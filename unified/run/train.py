@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers.logger import Logger
 from omegaconf import OmegaConf
 
-from unified.build import build
+from unified.build import build, check
 from unified.checkpoint import network_of, read_checkpoint
 from unified.classes import instantiate
 from unified.data.datamodule import DataModule
@@ -77,6 +77,7 @@ def train(config: Config) -> dict[str, Any]:
 
 def _built(config: Config, state: dict[str, Any] | None) -> tuple[UnifiedModule, DataModule]:
     """Network and data, which fit each other and the state to go on with."""
+    check(config)
     prepare(config.data)
     pl.seed_everything(config.seed, workers=False, verbose=False)
     sources = Sources(config.data, config.data.train)

@@ -6,14 +6,18 @@ YOLOR-CSP is CSPDarknet53 with the CSP neck; its relatives differ in width and d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
-from unified.bounds import Count, Whole
+from unified.bounds import Count
 from unified.errors import ConfigError
 from unified.trunks.layers import ACTIVATIONS, ConvNormAct, Residual
 from unified.trunks.neck import CSPNeck
+
+Depth = Annotated[int, Meta(ge=0, le=100)]
 
 
 class CSPStage(nn.Module):
@@ -56,9 +60,9 @@ class CSPTrunk(nn.Module):
         self,
         stem: Count,
         widths: Sequence[Count],
-        depths: Sequence[Whole],
-        neck_depth: Whole,
-        spp_pairs: Whole = 0,
+        depths: Sequence[Depth],
+        neck_depth: Depth,
+        spp_pairs: Depth = 0,
         activation: str = "silu",
     ) -> None:
         super().__init__()

@@ -1,0 +1,67 @@
+"""Why what was accepted is right: for each accepted case, the first pattern that its name meets."""
+
+from __future__ import annotations
+
+import re
+
+REASONS = (
+    (r"(annotations|drawn): .*\bid\b|annotations: .*\bids\b", "ids are only names"),
+    (r"annotations: stuff annotations", "semantic labels are the PNGs; these entries are not read"),
+    (r"annotations: .*(stuff|panoptic) .*(ids|twice|run lengths|polygon|box|area|fields)",
+     "semantic labels are the PNGs, panoptic boxes and areas come from them, too"),
+    (r"annotations: .*supercategory", "no metric reads the group of a category"),
+    (r"annotations: .*(area|num_keypoints)",
+     "only sorts objects by size, or is counted anew; the truth is sorted as the result is"),
+    (r"annotations: .*iscrowd", "no crowd, or a crowd, as it says; none of a crowd is none"),
+    (r"annotations: .*isthing", "not read where the json is not panoptic"),
+    (r"annotations: .*(segmentation|polygon|run lengths)",
+     "outlines are drawn as far as they lie within the image; an object may have none, and where "
+     "only boxes or joints are read, outlines are not"),
+    (r"annotations: .*(bbox|box)", "a box counts as far as it lies within the image"),
+    (r"annotations: .*(keypoints annotations\.\d\.keypoints|skeleton)",
+     "joints may be absent or outside of the image; lines of a skeleton are only drawn, those to "
+     "joints that are not there are left out"),
+    (r"annotations: .*(file_name|long name|fields|track_id)", "read by no task that is scored"),
+    (r"annotations: .*(deleted|twice|one annotation|no annotations| = \[\])",
+     "fewer or more entries are another data set, which is read as it is"),
+    (r"annotations: .*unknown (image|category)", "not read where the labels are PNGs"),
+    (r"drawn: ", "a document that is still valid is another data set, which is read as it is"),
+    (r"label files: .*(without its end|not readable)",
+     "every pixel can be decoded (the tests' user may read every file)"),
+    (r"label files: .*", "a PNG of the right size and known ids is a label, whatever it shows"),
+    (r"images in training: one pixel",
+     "an image of the same shape as said is taken for a smaller copy"),
+    (r"images in training: ", "an image that decodes is an image, whatever it shows"),
+    (r"prediction: named", "the row carries the name as it was given"),
+    (r"prediction: .*among others", "the images that decode have their rows; the rest is named"),
+    (r"prediction: ", "an image that decodes is an image, whatever it shows"),
+    (r"sources: ", "a folder or pattern that holds images"),
+    (r"checkpoints: \w+: flipped at 1\.0", "the byte behind the last one changes nothing"),
+    (r"checkpoints: weights: ", "`weights=` reads tensors by name and nothing else of the file"),
+    (r"checkpoints: .*(optimiser|schedule|loops|callbacks)", "only `resume=` needs these states"),
+    (r"checkpoints: (predict|info): ",
+     "the command builds no data source, logger, profiler or trainer, so it does not read this"),
+    (r"checkpoints: .*a version of text", "the version is Lightning's note, not read here"),
+    (r"checkpoints: .*(in another order|other types|root of Lightning's)",
+     "tensors are matched by name and converted as PyTorch does; the rest is not read"),
+    (r"checkpoints: eval: ", "evaluation is given its logger and data anew"),
+    (r"resume: (last|best)\.ckpt .*(missing|flipped at 1\.0)|resume: without",
+     "the other checkpoint goes on, or the run starts anew and says so"),
+    (r"resume: last\.ckpt", "a run is built from its config.yaml; of the checkpoint's own "
+     "configuration nothing is built"),
+    (r"resume: (metrics\.csv|a lock)", "the table is written anew; a lock of nobody is free"),
+    (r"resume: ", "this key may change between the parts of a run"),
+    (r"configuration: (trust|name|data\.(derived|sources))",
+     "a name that nothing asks for in this run"),
+    (r"configuration: .*1e9", "a large weight, length or temperature is one; gradients are "
+     "clipped, and the weights stayed finite"),
+    (r"configuration: (trainer|\+trainer|.*derive)", "Lightning's own switch, which the run obeys"),
+    (r"configuration: -|configuration: hydra", "Hydra's own flag, which tells something"),
+    (r"configuration: ", "a possible run, which left what a run leaves"),
+    (r"api: ", "an image of any common mode and size is predicted"),
+)  # fmt: skip
+
+
+def reason(case: str) -> str | None:
+    """Of an accepted case, by `group: name`; None where nobody has thought about it."""
+    return next((why for pattern, why in REASONS if re.match(pattern, case, re.DOTALL)), None)
