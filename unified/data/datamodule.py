@@ -134,7 +134,7 @@ class DataModule(pl.LightningDataModule):
     def _check(self, split: Split, learn: bool) -> None:
         for source in split.sources.values():
             source.check(learn)
-        files = {split.folder: {split.image_file(i) for i in range(len(split))}}
+        files = split.folders()
         for source in split.sources.values():
             files.setdefault(source.file.parent, set()).update(source.files())
         for folder, own in files.items():

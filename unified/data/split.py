@@ -145,7 +145,7 @@ class Split:
     """
 
     def __init__(self, sources: Sources, kinds: Iterable[str]) -> None:
-        self.name, self.folder = sources.split, sources.root / sources.split
+        self.name, self.root = sources.split, sources.root
         self.max_pixels = sources.config.max_pixels
         self.sources = {kind: sources.open(kind) for kind in dict.fromkeys(kinds)}
         self.images = _union(list(self.sources.values()))
@@ -174,7 +174,14 @@ class Split:
 
     def image_file(self, index: int) -> Path:
         """The image at a position of the split."""
-        return self.folder / self.images.names.text(index)
+        return self.root / self.images.names.text(index)
+
+    def folders(self) -> dict[Path, set[Path]]:
+        """Folder of the root → the images in it."""
+        found: dict[Path, set[Path]] = {}
+        for name in map(self.images.names.text, range(len(self))):
+            found.setdefault(self.root / Path(name).parts[0], set()).add(self.root / name)
+        return found
 
 
 def _union(sources: list[Source]) -> Images:

@@ -218,7 +218,7 @@ class Images:
 
     Attributes:
         ids, heights, widths: (N,) int64.
-        names: file names, relative to the split's folder.
+        names: of the files, relative to the root of the data: `train2017/000000000009.jpg`.
     """
 
     ids: Array

@@ -155,7 +155,7 @@ def test_a_wrong_image_is_named(tmp_path: Path, change: dict[str, Any], said: st
     rows = [IMAGES[0] | change]
     file.write_text(json.dumps({"images": rows, "annotations": [], "categories": []}))
     with pytest.raises(DataError, match=r"images\[0\]") as caught:
-        Document(file).images()
+        Document(file).images("val")
     assert said in str(caught.value)
 
 
@@ -163,7 +163,7 @@ def test_lvis_names_its_images_by_url(tmp_path: Path) -> None:
     file = tmp_path / "lvis.json"
     row = {"id": 1, "height": 4, "width": 6, "coco_url": "http://images/val2017/000001.jpg"}
     file.write_text(json.dumps({"images": [row], "annotations": [], "categories": []}))
-    assert Document(file).images().names.text(0) == "000001.jpg"
+    assert Document(file).images("val").names.text(0) == "val/000001.jpg"
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../b.jpg", "a/../../b.jpg"])
@@ -175,7 +175,7 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path, name: str
     lists = {"images": [image], "annotations": [annotation], "categories": []}
     file.write_text(json.dumps(lists))
     with pytest.raises(DataError, match=r"images\[0\].*inside of the folder"):
-        Document(file).images()
+        Document(file).images("val")
     with pytest.raises(DataError, match=r"annotations\[0\].*inside of the folder"):
         list(Document(file).entries("annotations", PanopticAnnotation, FIX))
 

@@ -111,8 +111,12 @@ class Document:
         """An error about this file, to be raised."""
         return DataError(f"{self.path}: {subject}: {problem}", fix)
 
-    def images(self) -> Images:
-        """The images that the file lists, by rising id."""
+    def images(self, folder: str) -> Images:
+        """The images that the file lists, by rising id.
+
+        Args:
+            folder: that they lie in, within the root of the data.
+        """
         fix = "each image needs id, file_name, height and width"
         rows = sorted(self.entries("images", Image, fix), key=lambda row: row.id)
         self._refuse_repeated("images", [row.id for row in rows])
@@ -120,7 +124,9 @@ class Document:
             ids=np.array([row.id for row in rows], np.int64),
             heights=np.array([row.height for row in rows], np.int64),
             widths=np.array([row.width for row in rows], np.int64),
-            names=Ragged.of_texts(row.file_name or Path(str(row.coco_url)).name for row in rows),
+            names=Ragged.of_texts(
+                f"{folder}/{row.file_name or Path(str(row.coco_url)).name}" for row in rows
+            ),
         )
 
     def categories(self, entry: type[Entry]) -> list[Entry]:

@@ -120,7 +120,7 @@ class Objects:
     def __init__(self, sources: Sources) -> None:
         self.file = self.json(sources)
         document = Document(self.file)
-        self.images: Images = document.images()
+        self.images: Images = document.images(sources.split)
         categories = document.categories(Category)
         builder, identified = TableBuilder(document), False
         sizes = self.images.sizes()

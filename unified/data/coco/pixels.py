@@ -38,7 +38,8 @@ class StuffMaps:
     def __init__(self, sources: Sources) -> None:
         self.file = self.json(sources)
         document = Document(self.file)
-        self.images = document.images()
+        self.images = document.images(sources.split)
+        self.split = sources.split
         self.space = space_of(self.file, document)
         self.folder = self.file.with_name(f"{self.file.stem}_pixelmaps")
         self.table: Table | None = None
@@ -76,9 +77,9 @@ class StuffMaps:
         size = self.images.size(index)
         if self.table is not None:
             return CategoryLabel(_paint(self.table, index, size, self.space.ids), self.class_of)
-        name = Path(self.images.names.text(index)).with_suffix(".png")
-        pixels = read_grey(self.folder / name, size)
-        self._refuse_unknown(pixels, self.folder / name)
+        file = self._file(index)
+        pixels = read_grey(file, size)
+        self._refuse_unknown(pixels, file)
         return CategoryLabel(pixels, self.class_of)
 
     def _refuse_unknown(self, pixels: Array, file: Path) -> None:
@@ -94,8 +95,12 @@ class StuffMaps:
     def files(self) -> list[Path]:
         if self.table is not None:
             return []
-        names = (Path(self.images.names.text(i)) for i in range(len(self.images)))
-        return [self.folder / name.with_suffix(".png") for name in names]
+        return [self._file(index) for index in range(len(self.images))]
+
+    def _file(self, index: int) -> Path:
+        """The map of an image, which is called as the image is."""
+        name = Path(self.images.names.text(index)).relative_to(self.split)
+        return self.folder / name.with_suffix(".png")
 
     def check(self, learn: bool) -> None:
         """Nothing beyond what reading the json refuses."""
