@@ -19,7 +19,15 @@ from unified.kinds.kind import STRONG
 from unified.kinds.objects import Detections, ObjectAsk, ObjectSource, ObjectTargets
 from unified.ops.anchors import initial_anchors
 from unified.ops.boxes import decode_boxes, inside_any, to_original
-from unified.ops.dense import Anchors, Kept, Matches, Suppression, candidates, per_anchor
+from unified.ops.dense import (
+    Anchors,
+    DenseBoxes,
+    Kept,
+    Matches,
+    Suppression,
+    candidates,
+    per_anchor,
+)
 from unified.ops.matching import LevelMatch, match_level
 from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
 from unified.trunks.features import FeatureSpec
@@ -50,11 +58,12 @@ class Detection(Task):
             Objectness is a mean over cells, of which small inputs have fewer empty ones, and
             category a mean over categories: both are scaled to the data at hand.
 
-    Publishes `Anchors` when building, `Matches` in training and `Kept` in decoding.
+    Publishes `Anchors` when building, `DenseBoxes` of its outputs, `Matches` in training and `Kept`
+    in decoding.
     """
 
     name = "detection"
-    publishes = (Anchors, Matches, Kept)
+    publishes = (Anchors, DenseBoxes, Matches, Kept)
     truth = ObjectAsk
     measured = ("anchors",)
     losses = ("box", "objectness", "category")
@@ -100,6 +109,10 @@ class Detection(Task):
 
     def built(self) -> Sequence[Anchors]:
         return (Anchors(self.levels, self.head.per_cell),)
+
+    def shares(self, outputs: Mapping[str, Tensor]) -> Sequence[DenseBoxes]:
+        raw = [per_anchor(outputs[level], self.head.per_cell) for level in self.levels]
+        return (DenseBoxes(raw, self.head.anchors, self.strides),)
 
     def loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream

@@ -78,8 +78,8 @@ def order_tasks(classes: TaskTypes) -> list[str]:
     """Names so that each comes after those that publish what it requires, otherwise as given.
 
     Raises:
-        ConfigError: nobody, or more than one, publishes what a task requires, or tasks require
-            each other.
+        ConfigError: nobody publishes what a task requires, more than one what it reads, or tasks
+            require each other.
     """
     needs = {name: _publishers(name, classes) for name in classes}
     ordered: list[str] = []
@@ -95,16 +95,16 @@ def order_tasks(classes: TaskTypes) -> list[str]:
 
 
 def _publishers(name: str, classes: TaskTypes) -> set[str]:
-    """The selected tasks that publish what a task requires."""
+    """The selected tasks that publish what a task requires or uses."""
     found = set()
-    for kind in classes[name].requires:
+    for kind in (*classes[name].requires, *classes[name].uses):
         able = [other for other, cls in classes.items() if kind in cls.publishes]
         if len(able) > 1:
             raise ConfigError(
-                f"task {name} requires {kind.__name__}, which {' and '.join(able)} publish",
+                f"task {name} reads {kind.__name__}, which {' and '.join(able)} publish",
                 "select one of them",
             )
-        if not able:
+        if not able and kind in classes[name].requires:
             chosen = ",".join(_completed(classes))
             raise ConfigError(
                 f"task {name} requires {kind.__name__}, which no selected task publishes",
@@ -162,8 +162,8 @@ def _check_weights(name: str, task: Task) -> None:
 def _check_rows(tasks: Mapping[str, Task]) -> None:
     """Refuse a task that reads, in its loss, of other inputs than it sees."""
     for name, task in tasks.items():
-        for kind in task.requires:
-            publisher = next(other for other, t in tasks.items() if kind in t.publishes)
+        for kind in (*task.requires, *task.uses):
+            publisher = next((other for other, t in tasks.items() if kind in t.publishes), name)
             views = tasks[publisher].views
             if kind.same_rows and task.views != views:
                 raise ConfigError(

@@ -72,6 +72,7 @@ class UnifiedModel(nn.Module):
         upstream = Upstream()
         kept, results = {}, {}
         for name, task in self.named_tasks().items():
+            upstream.add(*task.shares(outputs[name]))
             kept[name] = task.keep(outputs[name], upstream)
             if isinstance(kept[name], task.publishes):
                 upstream.add(kept[name])

@@ -99,6 +99,7 @@ class UnifiedModule(pl.LightningModule):
         upstream = Upstream()
         losses = {}
         for name, task in self.tasks.items():
+            upstream.add(*task.shares(outputs[name]))
             losses[name], published = task.loss(outputs[name], batch.see(rows[name]), upstream)
             if published is not None:
                 upstream.add(published)

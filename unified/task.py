@@ -42,6 +42,10 @@ class Upstream:
         """Hand on."""
         self._by_type |= {type(one): one for one in published}
 
+    def get(self, kind: type[P]) -> P | None:
+        """What somebody has published of a type; None where nobody has."""
+        return self[kind] if kind in self._by_type else None
+
     def __getitem__(self, kind: type[P]) -> P:
         found = self._by_type[kind]
         assert isinstance(found, kind)
@@ -178,6 +182,7 @@ class Task(nn.Module):
     Attributes:
         name: the key under which the task appears everywhere.
         requires: types of publications that it reads; their publishers run before it.
+        uses: the same, where somebody publishes them; it can do without.
         publishes: types of publications that it makes.
         truth: ask for the kind that its metric scores against.
         head: its discriminator d_Ψ.
@@ -191,6 +196,7 @@ class Task(nn.Module):
 
     name: ClassVar[str]
     requires: ClassVar[tuple[type[Publication], ...]] = ()
+    uses: ClassVar[tuple[type[Publication], ...]] = ()
     publishes: ClassVar[tuple[type[Publication], ...]] = ()
     truth: ClassVar[type[Ask]]
     measured: ClassVar[tuple[str, ...]] = ()
@@ -213,6 +219,10 @@ class Task(nn.Module):
 
     def built(self) -> Sequence[Publication]:
         """What is known when it is built."""
+        return ()
+
+    def shares(self, outputs: Mapping[str, Tensor]) -> Sequence[Publication]:
+        """What other tasks may read of the outputs, in a loss and in decoding."""
         return ()
 
     def loss(

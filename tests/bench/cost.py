@@ -91,6 +91,7 @@ def training_step(model: UnifiedModel, batch: Batch) -> Callable[[], object]:
     def work() -> None:
         outputs, upstream, losses = model(batch.images), Upstream(), {}
         for name, task in model.named_tasks().items():
+            upstream.add(*task.shares(outputs[name]))
             losses[name], published = task.loss(outputs[name], batch, upstream)
             if published is not None:
                 upstream.add(published)

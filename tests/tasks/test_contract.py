@@ -37,6 +37,7 @@ def run_losses(made: Any, batch: Batch) -> dict[str, dict[str, torch.Tensor]]:
     """Task → loss name → value, in training mode."""
     outputs, upstream, losses = made.model.train()(batch.images), Upstream(), {}
     for name, task in made.tasks.items():
+        upstream.add(*task.shares(outputs[name]))
         losses[name], published = task.loss(outputs[name], batch, upstream)
         upstream.add(*([] if published is None else [published]))
     return values_of(losses)[0]
@@ -160,6 +161,7 @@ def test_what_is_kept_are_tensors_of_fixed_rank(name: str, make: Callable) -> No
         with torch.no_grad():
             outputs = made.model(made.batch(count, training=False).images)
             for other, task in made.tasks.items():
+                upstream.add(*task.shares(outputs[other]))
                 found[other] = task.keep(outputs[other], upstream)
                 if isinstance(found[other], task.publishes):
                     upstream.add(found[other])
@@ -228,13 +230,22 @@ class B(Publication):
     pass
 
 
-def needing(requires: tuple = (), publishes: tuple = ()) -> type[Task]:
-    return type("Some", (Task,), {"requires": requires, "publishes": publishes})
+def needing(requires: tuple = (), publishes: tuple = (), uses: tuple = ()) -> type[Task]:
+    parts = {"requires": requires, "publishes": publishes, "uses": uses}
+    return type("Some", (Task,), parts)
 
 
 def test_tasks_run_after_what_they_require() -> None:
     tasks = {"c": needing((B,)), "a": needing((), (A,)), "b": needing((A,), (B,))}
     assert order_tasks(tasks) == ["a", "b", "c"]
+
+
+def test_what_a_task_uses_comes_before_it_or_not_at_all() -> None:
+    user, other = needing(uses=(A,)), needing((), (A,))
+    assert order_tasks({"user": user, "other": other}) == ["other", "user"]
+    assert order_tasks({"user": user}) == ["user"]
+    with pytest.raises(ConfigError, match="a and b publish"):
+        order_tasks({"a": other, "b": other, "user": user})
 
 
 @pytest.mark.parametrize(

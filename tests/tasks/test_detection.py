@@ -10,8 +10,8 @@ from tasks.detection import Detection
 from unified.batch import Batch
 from unified.errors import ConfigError, DataError
 from unified.kinds.objects import ObjectSpace, ObjectTargets
-from unified.ops.dense import Matches, Suppression
-from unified.ops.matching import match_level
+from unified.ops.dense import Matches, Suppression, candidates, per_anchor
+from unified.ops.matching import LevelMatch, match_level
 from unified.task import DataSpec, Upstream
 from unified.trunks.features import Level
 from unified.view import ImageMeta, View, letterbox
@@ -69,6 +69,26 @@ def empty_outputs(size: int = 128, fill: float = 0.0) -> dict[str, torch.Tensor]
         name: torch.full((1, 3 * 8, size // spec.stride, size // spec.stride), fill)
         for name, spec in FEATURES.items()
     }
+
+
+def test_boxes_of_all_anchors_are_those_that_are_decoded() -> None:
+    """At matches and, of each cell, at its most probable anchor."""
+    task = make_task(64)
+    outputs = {
+        name: torch.randn(3, 3 * 8, 64 // level.stride, 64 // level.stride)
+        for name, level in FEATURES.items()
+    }
+    (dense,) = task.shares(outputs)
+    raw = [per_anchor(outputs[level], task.head.per_cell) for level in task.levels]
+    boxes, _, cells = candidates(raw, task.head.anchors, task.strides)
+    for index, level in enumerate(raw):
+        own = (cells[:, 0] == index).nonzero().squeeze(1)
+        match = LevelMatch(torch.full_like(own, 2), *cells[own, 1:].T, own)
+        torch.testing.assert_close(dense.at(index, match), boxes[2, own])
+        per_anchor_boxes = boxes[:, own].view(3, task.head.per_cell, -1, 4)
+        best = level[..., 4].flatten(2).argmax(1)
+        wanted = per_anchor_boxes.gather(1, best[:, None, :, None].expand(-1, -1, -1, 4))[:, 0]
+        torch.testing.assert_close(dense.per_cell(index), wanted)
 
 
 def test_a_box_matches_its_cell_and_two_neighbours() -> None:

@@ -85,6 +85,42 @@ class Matches(Publication):
 
 
 @dataclass(frozen=True)
+class DenseBoxes(Publication):
+    """Of outputs: a box at every anchor, of whatever category.
+
+    Attributes:
+        raw: per level (B, A, H, W, R): four box numbers, and of several anchors how probable each
+            is.
+        anchors: (levels, A, 2) in input pixels.
+        strides: input pixels per cell.
+    """
+
+    same_rows = True
+
+    raw: Sequence[Tensor]
+    anchors: Tensor
+    strides: Sequence[int]
+
+    def at(self, level: int, match: LevelMatch) -> Tensor:
+        """(K, 4) boxes in input pixels, at the anchors of some matches."""
+        chosen = self.raw[level][match.image, match.anchor, match.y, match.x]
+        grid = torch.stack([match.x, match.y], 1)
+        return decode_boxes(
+            chosen[:, :4], grid, self.anchors[level][match.anchor], self.strides[level]
+        )
+
+    def per_cell(self, level: int) -> Tensor:
+        """(B, H·W, 4) boxes in input pixels, of each cell's most probable anchor."""
+        raw, sizes = self.raw[level], self.anchors[level]
+        b, count, h, w, _ = raw.shape
+        best = raw[..., 4].argmax(1) if count > 1 else raw.new_zeros((b, h, w), dtype=torch.long)
+        chosen = raw[..., :4].gather(1, best[:, None, ..., None].expand(-1, -1, -1, -1, 4))[:, 0]
+        y, x = torch.meshgrid(*(torch.arange(n, device=raw.device) for n in (h, w)), indexing="ij")
+        grid = torch.stack([x, y], -1)
+        return decode_boxes(chosen, grid, sizes[best], self.strides[level]).flatten(1, 2)
+
+
+@dataclass(frozen=True)
 class Kept(Publication):
     """In decoding: the predictions that survived, flat over the batch, best first per image.
 
