@@ -19,7 +19,7 @@ from unified.arrays import IGNORE
 from unified.data.augment import AugmentConfig
 from unified.data.datamodule import _raising
 from unified.data.dataset import Collate, ViewDataset
-from unified.data.sampler import EpochSampler
+from unified.data.sampler import EpochSampler, repeat_factors
 from unified.data.split import Split
 from unified.errors import ConfigError, DataError, JobError
 from unified.kinds.kind import Ask
@@ -80,7 +80,7 @@ def test_inputs_depend_on_seed_epoch_and_position_only(split: Split) -> None:
 
     def images(workers: int, epoch: int, seed: int = 0) -> torch.Tensor:
         data = dataset(split, seed=seed)
-        sampler = EpochSampler(len(split), True, seed)
+        sampler = EpochSampler(np.ones(len(split)), True, seed)
         sampler.set_epoch(epoch)
         loader = DataLoader(
             data, 4, sampler=sampler, num_workers=workers, collate_fn=data.collate, drop_last=True
@@ -94,10 +94,45 @@ def test_inputs_depend_on_seed_epoch_and_position_only(split: Split) -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_processes_share_an_epoch_without_gaps(world: int) -> None:
-    samplers = [EpochSampler(10, True, 5, rank, world) for rank in range(world)]
+    samplers = [EpochSampler(np.ones(10), True, 5, rank, world) for rank in range(world)]
     keys = [key for sampler in samplers for key in sampler]
     assert {index for _, index in keys} == set(range(10))
     assert len({len(list(s)) for s in samplers}) == 1
+
+
+def test_images_that_come_more_often_look_different_each_time() -> None:
+    """Every epoch has as many; what is left over a whole number is a probability."""
+    factors = np.array([1, 2.5, 1, 1.7, 3])
+    seen = np.zeros(5)
+    for epoch in range(400):
+        sampler = EpochSampler(factors, True)
+        sampler.set_epoch(epoch)
+        keys = list(sampler)
+        assert len(keys) == len(set(keys)) == len(sampler) == 9
+        seen += np.bincount([key[1] for key in keys], minlength=5)
+    np.testing.assert_allclose(seen / 400, factors * 9 / factors.sum(), atol=0.06)
+
+
+def test_a_repeated_image_is_drawn_anew(split: Split) -> None:
+    data = dataset(split, views={"strong": AugmentConfig(translate=0.2)})
+    once, again = (data[key][0].meta.transform for key in ((3, 1), (3, 1, 1)))
+    assert not np.array_equal(once, again)
+
+
+def test_images_of_rare_categories_come_more_often() -> None:
+    """Four images: category 0 in all, 1 in one of them, and in that one twice."""
+    first, labels = np.array([0, 1, 2, 5, 6]), np.array([0, 0, 0, 1, 1, 0])
+    np.testing.assert_allclose(repeat_factors(first, labels, 0.25), 1)
+    np.testing.assert_allclose(repeat_factors(first, labels, 1.0), [1, 1, 2, 1])
+
+
+def test_only_kinds_with_categories_can_be_repeated(split: Split) -> None:
+    assert (split.factors({}) == 1).all()
+    assert split.factors({"objects": 1.0}).max() > 1
+    with pytest.raises(ConfigError) as caught:
+        split.factors({"pixels": 0.1})
+    assert "data.repeat.pixels" in str(caught.value)
+    assert "objects" in caught.value.fix
 
 
 # --- Views --------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ class DataConfig:
         max_megapixels: images that have more are refused instead of decoded.
         links: let files be links to others outside of their folder.
         derive: where a split lacks a kind, make it from another by `derived`.
+        repeat: kind → share of the images below which a category is rare: images of rare categories
+            come more often in an epoch, as `repeat_factors` says.
         sources: kind → the class that reads it.
         derived: kind → the class that makes it from another kind.
         shapes: generate the embedded data set into `root`; null for real data.
@@ -46,6 +48,7 @@ class DataConfig:
     max_megapixels: Annotated[float, Meta(gt=0, le=1000)] = MAX_PIXELS / 1e6
     links: bool = False
     derive: bool = False
+    repeat: dict[str, Annotated[float, Meta(gt=0, le=1)]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     derived: dict[str, str] = field(default_factory=dict)
     shapes: ShapesConfig | None = None

@@ -172,7 +172,8 @@ class DataModule(pl.LightningDataModule):
         images = self.config.batch_size // len(dataset.views)
         epoch, batches = self._start if shuffle else (0, 0)
         start = (epoch, batches * images)
-        sampler = EpochSampler(len(dataset), shuffle, self.seed, rank, world, start)
+        factors = dataset.split.factors(self.config.repeat if shuffle else {})
+        sampler = EpochSampler(factors, shuffle, self.seed, rank, world, start)
         if shuffle and len(sampler) < images:
             raise DataError(
                 f"split {self.config.train!r} has {len(dataset)} images for {world} process(es), "

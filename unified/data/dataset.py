@@ -43,7 +43,7 @@ class ViewDataset(Dataset[list[Row]]):
         size: side of the square input in pixels, a multiple of 32.
         asks: what to read, and in which views.
         views: name → what to draw; None letterboxes. An image gives a row for each.
-        seed: start of all randomness; a row depends on (seed, epoch, position, view) only, not on
+        seed: start of all randomness; a row depends on (seed, its key, view) only, not on
             the number of workers or on what was drawn before.
     """
 
@@ -71,11 +71,11 @@ class ViewDataset(Dataset[list[Row]]):
         return len(self.split)
 
     def __getitem__(self, key: Key) -> list[Row]:
-        epoch, index = key
+        epoch, index, *turn = key
         rows = []
         for number, (view, augment) in enumerate(self.views.items()):
             # The first view keeps its draws, whatever others there are.
-            further = (number,) if number else ()
+            further = (number, *turn) if number or turn else ()
             rng = np.random.default_rng((self.seed, epoch, index, *further))
             rows.append(self._see(rng, index, view, augment))
         return rows

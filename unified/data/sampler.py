@@ -1,4 +1,4 @@
-"""In which order the images of a split come."""
+"""In which order the images of a split come, and how often."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-Key = tuple[int, int]
-"""(epoch, position in the split): together with the seed all that an input's randomness knows."""
+from unified.arrays import Array
+
+Key = tuple[int, ...]
+"""(epoch, position in the split), and which time it is where an image comes again in an epoch:
+together with the seed all that an input's randomness knows."""
 
 
 class EpochSampler(Sampler[Key]):
@@ -16,18 +19,29 @@ class EpochSampler(Sampler[Key]):
 
     Lightning calls `set_epoch` after loaders have begun to read, so where a run goes on is said
     here: (epoch, images of it that this process has seen).
+
+    Args:
+        factors: (N,) how often each of N images comes in an epoch. What is left over a whole number
+            is a probability, and every epoch has as many images.
+        shuffle: draw their order; else they come as they are.
+        seed: start of all randomness.
+        rank, world: which process this is, of how many.
+        start: where it goes on.
     """
 
     def __init__(
         self,
-        length: int,
+        factors: Array,
         shuffle: bool,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
         start: tuple[int, int] = (0, 0),
     ) -> None:
-        self.length, self.shuffle, self.seed = length, shuffle, seed
+        self.length = round(float(factors.sum()))
+        # Position k of an epoch's images belongs to the first image whose share ends behind it.
+        self.ends = np.cumsum(factors) * (self.length / factors.sum())
+        self.shuffle, self.seed = shuffle, seed
         self.rank, self.world = rank, world
         self.start, self.epoch = start, start[0]
 
@@ -39,12 +53,41 @@ class EpochSampler(Sampler[Key]):
         return -(-self.length // self.world)
 
     def __iter__(self) -> Iterator[Key]:
-        order = np.arange(self.length)
+        places = np.arange(self.length)
+        order, offset = places.copy(), 0.5
         if self.shuffle:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        padded = np.resize(order, len(self) * self.world)
+            rng = np.random.default_rng((self.seed, self.epoch))
+            rng.shuffle(order)
+            offset = rng.random()
+        images = np.searchsorted(self.ends, places + offset, side="right")
+        images = images.clip(max=len(self.ends) - 1)  # the last end is rounded
+        turns = places - np.searchsorted(images, images)
+        drawn = np.stack([images, turns], 1)[order]
+        padded = np.resize(drawn, (len(self) * self.world, 2))
         # Validation always draws as in epoch 0: the same further views every time.
         epoch = self.epoch if self.shuffle else 0
         seen = self.start[1] if self.epoch == self.start[0] else 0
-        for index in padded[self.rank :: self.world][seen:]:
-            yield epoch, int(index)
+        for image, turn in padded[self.rank :: self.world][seen:].tolist():
+            yield (epoch, image, turn) if turn else (epoch, image)
+
+
+def repeat_factors(first: Array, labels: Array, threshold: float) -> Array:
+    """How often images come, so that those of rare categories come more often.
+
+    An image comes max(1, √(t / f)) times, f the share of images that hold the rarest of its
+    categories (Gupta et al. 2019, LVIS, appendix B).
+
+    Args:
+        first: (N + 1,) int64; image i holds the categories `labels[first[i]:first[i + 1]]`.
+        labels: class indices, in any number.
+        threshold: t, the share of images below which a category is rare.
+
+    Returns:
+        (N,) of one or more.
+    """
+    images = np.repeat(np.arange(len(first) - 1), np.diff(first))
+    pairs = np.unique(np.stack([images, labels], 1), axis=0)
+    share = np.bincount(pairs[:, 1]) / (len(first) - 1)
+    factors = np.ones(len(first) - 1)
+    np.maximum.at(factors, pairs[:, 0], np.sqrt(threshold / share[pairs[:, 1]]))
+    return factors

@@ -11,8 +11,9 @@ import numpy as np
 from unified.arrays import Array, Ragged
 from unified.classes import class_at
 from unified.data.config import DataConfig
+from unified.data.sampler import repeat_factors
 from unified.errors import ConfigError, DataError
-from unified.kinds.kind import Images, Label, Source, Space
+from unified.kinds.kind import Categorised, Images, Label, Source, Space
 
 
 class Reader(Protocol):
@@ -158,6 +159,28 @@ class Split:
         """(N,) bool: which images have a label of this kind."""
         place = self._place[kind]
         return np.asarray((place >= 0) & self.sources[kind].known[place])
+
+    def factors(self, repeat: Mapping[str, float]) -> Array:
+        """(N,) how often each image comes in an epoch.
+
+        Args:
+            repeat: kind → share of the images below which a category is rare.
+
+        Raises:
+            ConfigError: the split does not know the kind, or which categories images hold.
+        """
+        factors = np.ones(len(self))
+        for kind, threshold in repeat.items():
+            source = self.sources.get(kind)
+            if not isinstance(source, Categorised):
+                able = [k for k, s in self.sources.items() if isinstance(s, Categorised)]
+                raise ConfigError(
+                    f"data.repeat.{kind}: no task reads it, or its images hold no categories",
+                    f"use one of: {', '.join(able)}" if able else "leave it out: data.repeat={}",
+                )
+            own = np.append(repeat_factors(*source.held(), threshold), 1.0)  # -1: not listed
+            factors = np.maximum(factors, own[self._place[kind]])
+        return factors
 
     def label(self, kind: str, index: int) -> Label | None:
         """What a source knows of one image, in original pixels."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import msgspec
 import torch
@@ -281,4 +281,13 @@ class Source(Protocol):
 
     def result(self, index: int) -> Result:
         """The label of one image in the form of a perfect result."""
+        ...
+
+
+@runtime_checkable
+class Categorised(Protocol):
+    """A source that knows which categories each image holds."""
+
+    def held(self) -> tuple[Array, Array]:
+        """(images + 1,) `first` and (M,) class indices: image i holds `first[i]:first[i + 1]`."""
         ...

@@ -84,6 +84,9 @@ class ThingObjects(Derived):
     def check(self, learn: bool) -> None:
         check_objects(self.file, self.table, self.images, self.space, learn)
 
+    def held(self) -> tuple[Array, Array]:
+        return self.table.first, self.table.labels
+
     def sizes(self, side: int) -> Array:
         return sizes_of(self.table, self.images, side)
 
