@@ -92,6 +92,12 @@ def crowdpose() -> Path:
 
 
 @pytest.fixture(scope="session")
+def lvis() -> Path:
+    """Eight COCO images with labels of LVIS v0.5."""
+    return real("lvis-8")
+
+
+@pytest.fixture(scope="session")
 def mmpose() -> Path:
     """Four COCO images of people with 17 joints."""
     return real("mmpose-coco")

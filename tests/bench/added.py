@@ -16,6 +16,7 @@ from results import table, write
 
 from unified.batch import Batch
 from unified.build import build
+from unified.kinds.federated import FederatedTargets
 from unified.kinds.keypoints import KeypointTargets
 from unified.kinds.masks import MaskTargets
 from unified.kinds.objects import ObjectTargets
@@ -33,9 +34,14 @@ CASES = {
     "+ stuff": "detection,stuff",
     "+ instance, stuff, panoptic": "detection,instance,stuff,panoptic",
     "+ keypoints": "detection,keypoints",
+    "+ longtail": "detection,longtail",
 }
-COUNTS = {"objects": 80, "masks": 80, "pixels": 92, "segments": 133, "keypoints": 1}
-"""As many categories as COCO has."""
+COUNTS = {
+    "objects": 80, "masks": 80, "pixels": 92, "segments": 133, "keypoints": 1, "federated": 1203,
+}  # fmt: skip
+"""As many categories as COCO has, and LVIS."""
+SEARCHED = 15
+"""Categories that an image of LVIS is known to have or not to have."""
 JOINTS = 17
 SPACES = {
     kind: {
@@ -47,6 +53,7 @@ SPACES = {
         "skeleton": [[]] * count,
         "flips": [[]] * count,
         "sigmas": [[0.05] * JOINTS] * count,
+        "frequency": ["f"] * count,
     }
     for kind, count in COUNTS.items()
 }
@@ -78,8 +85,24 @@ def labelled_batch(size: int) -> Batch:
         "pixels": PixelTargets(objects.known, classes("pixels", side)),
         "segments": SegmentTargets(objects.known, classes("segments", side)),
         "keypoints": joints_of(objects),
+        "federated": federated_of(objects, size),
     }
     return batch
+
+
+def federated_of(objects: ObjectTargets, size: int) -> FederatedTargets:
+    """The objects as some of 1,203 categories, in images that were searched for a few."""
+    searched = torch.randint(COUNTS["federated"], (BATCH * SEARCHED,))
+    image = torch.cat([objects.image, torch.arange(BATCH).repeat_interleave(SEARCHED)])
+    whole = torch.tensor([[0.0, 0, size, size]]).expand(len(searched), -1)
+    order = image.argsort(stable=True)
+    return FederatedTargets(
+        objects.known,
+        image[order],
+        torch.cat([objects.boxes, whole])[order],
+        torch.cat([objects.labels, searched])[order],
+        (torch.arange(len(image)) >= len(objects.boxes))[order],
+    )
 
 
 def joints_of(objects: ObjectTargets) -> KeypointTargets:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from unified.canvas import Canvas
+from unified.kinds.federated import FederatedAsk, FederatedSpace, Recognitions
 from unified.kinds.keypoints import KeypointAsk, Keypoints, KeypointSpace
 from unified.kinds.kind import Ask, Categories
 from unified.kinds.masks import MaskAsk, Masks
@@ -24,13 +25,14 @@ from unified.rle import encode
 from unified.view import View
 
 ASKS = [ObjectAsk(), MaskAsk(stride=2), PixelAsk(stride=4), SegmentAsk(stride=4),
-        KeypointAsk(joints=13)]  # fmt: skip
+        KeypointAsk(joints=13), FederatedAsk()]  # fmt: skip
 SIZE = 64
 SHRUNK = View(np.array([[0.5, 0, 3], [0, 0.5, 7]]), SIZE)
 SPACES = {
     "objects": ObjectSpace((1, 2), ("dog", "cat")),
     "masks": ObjectSpace((1, 2), ("dog", "cat")),
     "pixels": Categories((1, 2), ("grass", "sky")),
+    "federated": FederatedSpace((1, 2), ("dog", "cat"), ("f", "r")),
     "segments": SegmentSpace((1, 2), ("dog", "sky"), (True, False)),
     "keypoints": KeypointSpace(
         (1, 2),
@@ -99,7 +101,7 @@ def test_asks_agree_whatever_the_view(ask: Ask) -> None:
 def test_what_is_known_can_be_shown(ask: Ask, seen: list, figures: KeypointSpace) -> None:
     targets = ask.seen.batched(seen, ask, SIZE)
     canvas = Canvas(np.full((SIZE, SIZE, 3), 128, np.uint8))
-    named = Categories(tuple(range(20)), tuple(f"class {i}" for i in range(20)))
+    named = Categories(tuple(range(60)), tuple(f"class {i}" for i in range(60)))
     spaces = dict.fromkeys(SPACES, named) | {"keypoints": figures}
     for row in range(len(seen)):
         targets.shown(row).of(spaces).draw(canvas)
@@ -117,6 +119,8 @@ RESULTS = [
                torch.tensor([1, 0])),
     Masks(torch.zeros(2, 4), torch.tensor([0.9, 0.2]), torch.tensor([1, 0]),
           [encode(square()), encode(1 - square())]),
+    Recognitions(torch.tensor([[1.0, 2, 30, 39], [0, 0, 9, 9]]), torch.tensor([0.9, 0.2]),
+                 torch.tensor([1, 0])),
     Tags(torch.tensor([0.9, 0.2])),
     PixelClasses(torch.from_numpy(square())),
     PanopticSegments(torch.from_numpy(square().astype(np.int32)) + 1, torch.tensor([1, 0]),
@@ -141,7 +145,7 @@ def test_results_become_json_and_pictures(result) -> None:
     assert (drawn[:80] != 128).any() == (result.panel is not None and not canvas.lines)
 
 
-@pytest.mark.parametrize("index", [0, 1, 4, 5, 6])
+@pytest.mark.parametrize("index", [0, 1, 2, 5, 6, 7])
 def test_results_of_objects_leave_out_what_scores_less(index: int) -> None:
     """Each by its own scores: the boxes of one task do not cut the masks of another."""
     result = RESULTS[index].of(SPACES)

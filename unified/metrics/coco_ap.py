@@ -35,6 +35,7 @@ class CocoAP(Collector[Any]):
 
     primary = "AP"
     iou_type = "bbox"
+    file = "bbox.json"
 
     def __init__(self, source: Source, evaluator: str = "faster") -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class CocoAP(Collector[Any]):
         return np.concatenate(parts) if parts else np.zeros((0, 7))
 
     def write(self, folder: Path) -> None:
-        """`bbox.json` in COCO's result format."""
+        """The boxes in COCO's result format."""
         results = [
             {
                 "image_id": int(row[0]),
@@ -103,7 +104,7 @@ class CocoAP(Collector[Any]):
             }
             for row in self._results()
         ]
-        (folder / "bbox.json").write_text(json.dumps(results))
+        (folder / self.file).write_text(json.dumps(results))
 
     def curves(self) -> dict[str, tuple[Array, Array]]:
         """Precision over recall, mean over the categories present, at IoU 0.5 and 0.75."""
@@ -127,6 +128,7 @@ class CocoMaskAP(CocoAP):
     """
 
     iou_type = "segm"
+    file = "segm.json"
 
     def _record(self, found: Any, image_id: int) -> Any:
         categories = self.ids[found.labels.cpu().numpy()].tolist()
@@ -142,8 +144,8 @@ class CocoMaskAP(CocoAP):
         return [dict(row) for rows in self.sorted_records().values() for row in rows]
 
     def write(self, folder: Path) -> None:
-        """`segm.json` in COCO's result format."""
-        (folder / "segm.json").write_text(json.dumps(self._results()))
+        """The masks in COCO's result format."""
+        (folder / self.file).write_text(json.dumps(self._results()))
 
 
 def _faster(document: dict[str, Any]) -> tuple[Any, Any]:

@@ -28,3 +28,19 @@ def asymmetric_loss(
         weight = torch.where(targets > 0, (1 - positive) ** gamma_pos, (1 - negative) ** gamma_neg)
     log_negative = negative.clamp(min=1e-8).log()
     return -weight * torch.where(targets > 0, F.logsigmoid(logits), log_negative)
+
+
+def focal_loss(logits: Tensor, targets: Tensor, gamma: float | Tensor) -> Tensor:
+    """Cross-entropy that easy samples hardly enter: |y − p|^γ BCE (Lin et al. 2017, RetinaNet).
+
+    Args:
+        logits, targets: of one shape; targets are 0 or 1.
+        gamma: how hardly; of any shape that fits.
+
+    Returns:
+        Losses of that shape, float32.
+    """
+    logits = logits.float()
+    missed = (targets - logits.sigmoid()).abs()
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return missed.clamp(min=1e-6) ** gamma * entropy

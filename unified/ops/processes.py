@@ -31,6 +31,15 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     return gathered, start
 
 
+def total_over(values: Tensor) -> Tensor:
+    """The sum of what all processes have, without gradient; every process must take part."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return values
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
 class _Gather(torch.autograd.Function):
     """Rows of all processes; the gradient of one's own is the sum of what all make of them."""
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 import conf
 from unified.data.images import check_image_files
 from unified.errors import ConfigError, DataError
+from unified.kinds.federated import FederatedAsk
 from unified.kinds.keypoints import KeypointAsk
 from unified.kinds.masks import MaskAsk
 from unified.kinds.objects import ObjectAsk
@@ -26,6 +27,7 @@ CONFIG = OmegaConf.load(Path(conf.__file__).parent / "data" / "coco.yaml")
 ASKS = {
     "objects": ObjectAsk(), "masks": MaskAsk(stride=2), "pixels": PixelAsk(stride=4),
     "segments": SegmentAsk(stride=4), "keypoints": KeypointAsk(joints=13),
+    "federated": FederatedAsk(),
 }  # fmt: skip
 CASES = [(kind, False) for kind in CONFIG.sources] + [(kind, True) for kind in CONFIG.derived]
 IDENTITY = View(np.array([[1.0, 0, 0], [0, 1.0, 0]]), 64)

@@ -1,0 +1,290 @@
+"""Long-tail recognition: objects of many categories, of which most are rare (LVIS)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, complete_box_iou_loss
+
+from heads.longtail import LongTailHead
+from unified.batch import Batch
+from unified.bounds import Count, Name, NonNegative, Positive, Share
+from unified.kinds.federated import FederatedAsk, FederatedTargets, Recognitions
+from unified.kinds.kind import STRONG
+from unified.kinds.objects import ObjectSource
+from unified.ops.anchors import initial_anchors
+from unified.ops.boxes import to_original
+from unified.ops.dense import Anchors, DenseBoxes
+from unified.ops.losses import focal_loss
+from unified.ops.matching import match_level
+from unified.ops.processes import total_over
+from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
+from unified.trunks.features import FeatureSpec
+
+CHUNK = 1024
+"""Cells whose logits are made at once: 5 MB of 1,203 categories."""
+
+
+class Balance(nn.Module):
+    """How far each category's positive and negative gradients are out of balance.
+
+    Args:
+        classes: number of categories.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("positive", torch.zeros(classes))
+        self.register_buffer("negative", torch.zeros(classes))
+        self.positive: Tensor
+        self.negative: Tensor
+
+    def lack(self) -> Tensor:
+        """(C,) 0 where positives weigh as much as negatives, or nothing is known, up to 1."""
+        share = self.positive / self.negative.clamp(min=1e-12)
+        return torch.where(self.negative > 0, (1 - share).clamp(min=0), 0)
+
+    @torch.no_grad()
+    def add(self, labels: Tensor, errors: Tensor, positive: bool) -> None:
+        """Take the gradients |y − p| (K,) of categories (K,); every process takes part."""
+        sums = self.positive if positive else self.negative
+        sums += total_over(torch.zeros_like(sums).index_add_(0, labels, errors.to(sums.dtype)))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What survived, flat over the batch, best first per image; all (K, …).
+
+    Attributes:
+        image: position in the batch.
+        boxes: in input pixels.
+        scores, labels: of the category.
+    """
+
+    image: Tensor
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+class LongTailRecognition(Task):
+    """A vector per cell, compared with a vector per category, and boxes of no category.
+
+    The boxes are detection's where it takes part, which then learns from these objects, too; else
+    they are the task's own, at one anchor per level.
+
+    Args:
+        features, data, upstream: what trunk, data set and detection publish.
+        width: channels of the head's stems.
+        rank: length of the vectors.
+        anchors: pixel sizes of its own anchors at 640 px, `[[[w, h]] per level]`, or `auto`.
+        max_ratio: a box matches an anchor whose side ratios are all below this.
+        gamma: focusing of the focal loss.
+        equalise: how much more the loss of a category is focused and weighed, the more its negative
+            gradients outweigh its positive ones (Li et al. 2022, equalised focal loss, equation 7);
+            0 is the focal loss.
+        min_score: candidates below are dropped before suppression.
+        max_candidates: best candidates per image that enter suppression.
+        nms_iou: overlap at which the lower-scored box of a category is suppressed.
+        max_detections: kept per image; LVIS counts 300.
+        view: in which it learns; must be that of detection where this takes part.
+        loss_weights: fixed weights of category and box.
+    """
+
+    name = "longtail"
+    uses = (Anchors, DenseBoxes)
+    truth = FederatedAsk
+    measured = ("anchors",)
+    losses = ("category", "box")
+
+    def __init__(
+        self,
+        features: FeatureSpec,
+        data: DataSpec,
+        upstream: Upstream,
+        width: Count = 128,
+        rank: Count = 64,
+        anchors: str | Sequence[Sequence[Sequence[Positive]]] = "auto",
+        max_ratio: Positive = 4.0,
+        gamma: NonNegative = 2.0,
+        equalise: NonNegative = 8.0,
+        min_score: Share = 0.001,
+        max_candidates: Count = 3000,
+        nms_iou: Share = 0.6,
+        max_detections: Count = 300,
+        view: Name = STRONG,
+        loss_weights: Mapping[str, NonNegative] | None = None,
+    ) -> None:
+        super().__init__()
+        self.asks = (FederatedAsk(view),)
+        classes = len(data.space(FederatedAsk))
+        self.strides = tuple(level.stride for level in features.values())
+        own = torch.zeros(len(features), 0, 2)
+        if upstream.get(Anchors) is None:
+            source: ObjectSource | None = data.source(FederatedAsk)  # type: ignore[assignment]
+            own = initial_anchors(
+                anchors, 1, len(features), data.image_size / 640,
+                source.sizes(data.image_size) if source else None, f"task.{self.name}",
+            )  # fmt: skip
+        self.head = LongTailHead(features, classes, width, rank, own)
+        self.balance = Balance(classes)
+        self.max_ratio, self.gamma, self.equalise = max_ratio, gamma, equalise
+        self.min_score, self.max_candidates = min_score, max_candidates
+        self.nms_iou, self.max_detections = nms_iou, max_detections
+        self.loss_weights = dict(loss_weights or {})
+
+    def _boxes(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> DenseBoxes:
+        """Those of detection, or its own."""
+        shared = upstream.get(DenseBoxes)
+        return shared or DenseBoxes(self.head.boxes(outputs), self.head.anchors, self.strides)
+
+    def loss(
+        self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
+    ) -> tuple[Losses, None]:
+        """Federated focal loss of the categories, CIoU of the boxes.
+
+        An object's category is positive at its matched cells. It is negative at all other cells of
+        the images that are known to have no others of it. Nothing else is learnt from (Gupta et al.
+        2019, section 3). Reads boxes (M, 4), labels (M,) and complete (M,) of the targets
+        `federated`.
+        """
+        truth: FederatedTargets = batch.labels["federated"]  # type: ignore[assignment]
+        dense = self._boxes(outputs, upstream)
+        rows = (~truth.complete).nonzero().squeeze(1)
+        cells, targets, box_losses = [], [], []
+        start = 0
+        for index, raw in enumerate(dense.raw):
+            grid = (raw.shape[2], raw.shape[3])
+            match = match_level(
+                truth.boxes[rows], truth.image[rows], dense.anchors[index], grid,
+                self.strides[index], self.max_ratio,
+            )  # fmt: skip
+            target = rows[match.target]
+            box_losses.append(complete_box_iou_loss(dense.at(index, match), truth.boxes[target]))
+            cells.append(start + match.y * grid[1] + match.x)
+            targets.append(target)
+            start += grid[0] * grid[1]
+        cell, target = _once(torch.cat(cells), torch.cat(targets), start)
+        vectors = torch.cat(self.head.vectors(outputs), 1).float()
+        positive = self._positives(vectors, truth, cell, target)
+        negative = self._negatives(vectors, truth, cell, target, self._places(dense))
+        boxes = torch.cat(box_losses)
+        count = positive.new_tensor(len(cell))
+        losses = {
+            "category": Mean(positive + negative, count),
+            "box": Mean(boxes.sum(), boxes.new_tensor(len(boxes))),
+        }
+        return losses, None
+
+    def _positives(
+        self, vectors: Tensor, truth: FederatedTargets, cell: Tensor, target: Tensor
+    ) -> Tensor:
+        """Loss of the categories of objects, at their cells."""
+        labels = truth.labels[target]
+        weight, bias = self.head.of(labels)
+        logits = (vectors[truth.image[target], cell] * weight).sum(1) + bias
+        gamma, factor = self._focus(labels)
+        self.balance.add(labels, 1 - logits.detach().sigmoid(), positive=True)
+        return (factor * focal_loss(logits, torch.ones_like(logits), gamma)).sum()
+
+    def _negatives(
+        self, vectors: Tensor, truth: FederatedTargets, cell: Tensor, target: Tensor, places: Tensor
+    ) -> Tensor:
+        """Loss of the categories that an image was searched for, at all cells without them."""
+        rows = truth.complete.nonzero().squeeze(1)
+        labels, boxes, image = truth.labels[rows], truth.boxes[rows], truth.image[rows]
+        inside = ((places >= boxes[:, None, :2]) & (places <= boxes[:, None, 2:])).all(-1)
+        same = (image[:, None] == truth.image[target]) & (labels[:, None] == truth.labels[target])
+        row, match = same.nonzero(as_tuple=True)
+        inside[row, cell[match]] = False
+        weight, bias = self.head.of(labels)
+        logits = _of_images(vectors, weight, image) + bias[:, None]
+        gamma, factor = self._focus(labels)
+        errors = (logits.detach().sigmoid() * inside).sum(1)
+        self.balance.add(labels, errors, positive=False)
+        losses = focal_loss(logits, torch.zeros_like(logits), gamma[:, None])
+        return (factor[:, None] * losses * inside).sum()
+
+    def _focus(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(K,) focusing of some categories, and what their losses are multiplied by."""
+        more = self.equalise * self.balance.lack()[labels]
+        return self.gamma + more, 1 + more / max(self.gamma, 1.0)
+
+    def _places(self, dense: DenseBoxes) -> Tensor:
+        """(cells, 2) centres of all cells, x and y in input pixels."""
+        found = []
+        for raw, stride in zip(dense.raw, self.strides, strict=True):
+            y, x = torch.meshgrid(
+                *(torch.arange(n, device=raw.device) + 0.5 for n in raw.shape[2:4]), indexing="ij"
+            )
+            found.append(torch.stack([x, y], -1).view(-1, 2) * stride)
+        return torch.cat(found)
+
+    def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Candidates:
+        """Best pairs of cell and category, non-maximum suppression per category."""
+        dense = self._boxes(outputs, upstream)
+        boxes = torch.cat([dense.per_cell(level) for level in range(len(dense.raw))], 1)
+        vectors = torch.cat(self.head.vectors(outputs), 1)
+        found = [self._best(*image) for image in zip(vectors, boxes, strict=True)]
+        return Candidates(
+            image=torch.cat([torch.full_like(f[2], i) for i, f in enumerate(found)]),
+            boxes=torch.cat([f[0] for f in found]),
+            scores=torch.cat([f[1] for f in found]),
+            labels=torch.cat([f[2] for f in found]),
+        )
+
+    def _best(self, vectors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and labels of one image, best first."""
+        floor = math.log(self.min_score / (1 - self.min_score)) if self.min_score else -math.inf
+        logits, places = vectors.new_zeros(0).float(), vectors.new_zeros(0, dtype=torch.long)
+        classes = self.head.categories.out_features
+        for start in range(0, len(vectors), CHUNK):
+            found = self.head.categories(vectors[start : start + CHUNK]).float().flatten()
+            best, place = found.topk(min(self.max_candidates, len(found)))
+            every = torch.cat([logits, best])
+            logits, order = every.topk(min(self.max_candidates, len(every)))
+            places = torch.cat([places, place + start * classes])[order]
+        places, scores = places[logits > floor], logits[logits > floor].sigmoid()
+        cell, labels = places // classes, places % classes
+        order = batched_nms(boxes[cell], scores, labels, self.nms_iou)[: self.max_detections]
+        return boxes[cell][order], scores[order], labels[order]
+
+    def finish(self, kept: Candidates, batch: Batch, upstream: Upstream) -> list[Recognitions]:
+        """Boxes in original pixels."""
+        results = []
+        for index, meta in enumerate(batch.metas):
+            own = kept.image == index
+            boxes = to_original(kept.boxes[own], meta)
+            results.append(Recognitions(boxes, kept.scores[own], kept.labels[own]))
+        return results
+
+    def metric(self, source: ObjectSource) -> Metric:
+        from unified.metrics.lvis_ap import LvisAP
+
+        return LvisAP(source)
+
+
+def _once(cell: Tensor, target: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """Pairs of cell and target, each once: an object may match several anchors of a cell."""
+    pairs = torch.unique(target * cells + cell)
+    return pairs % cells, pairs // cells
+
+
+def _of_images(vectors: Tensor, weight: Tensor, image: Tensor) -> Tensor:
+    """(K, cells) products of the K rows of `weight` with all vectors of their images.
+
+    Args:
+        vectors: (B, cells, R).
+        weight: (K, R).
+        image: (K,) rising.
+    """
+    counts = torch.bincount(image, minlength=len(vectors))
+    place = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
+    most = int(counts.max()) if len(image) else 0
+    padded = weight.new_zeros(len(vectors), most, weight.shape[1])
+    padded[image, place] = weight
+    return torch.bmm(padded, vectors.transpose(1, 2))[image, place]

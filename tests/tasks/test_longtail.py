@@ -1,0 +1,378 @@
+"""Long tail: what an image was searched for, what is learnt of it, how it is scored."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tasks.longtail import Balance, _of_images
+from unified.data.augment import AugmentConfig
+from unified.data.dataset import ViewDataset
+from unified.errors import DataError
+from unified.kinds.federated import FederatedAsk, FederatedLabel, Recognitions
+from unified.metrics.lvis_ap import NAMES, LvisAP
+from unified.ops.losses import focal_loss
+from unified.task import Upstream
+from unified.view import ImageMeta, View, compose, letterbox
+from unified.weighting import values_of
+
+SIZE = 64
+
+
+def feed(metric: LvisAP, split: Any, read: Callable[[int], Any]) -> dict[str, float]:
+    for index in range(len(split)):
+        meta = ImageMeta(int(split.images.ids[index]), "", *split.images.size(index), np.eye(2, 3))
+        metric.update([read(index)], [meta])
+    metric.gather()
+    return metric.compute()
+
+
+@pytest.fixture(params=["shapes", "lvis"])
+def split(request: pytest.FixtureRequest, open_split: Callable) -> Any:
+    """Of 60 and of 1,230 categories."""
+    name = "val" if request.param == "shapes" else "val2017"
+    return open_split(request.getfixturevalue(request.param), name, "federated")
+
+
+# --- The source ---------------------------------------------------------------------------
+
+
+def test_an_image_knows_what_it_was_searched_for(split: Any) -> None:
+    """Annotated and absent categories are complete, unless they are said not to be."""
+    source = split.sources["federated"]
+    document = json.loads(source.file.read_text())
+    ids = np.array(source.space.ids)
+    for image in document["images"]:
+        index = split.images.ids.tolist().index(image["id"])
+        label = split.label("federated", index)
+        own = [row for row in document["annotations"] if row["image_id"] == image["id"]]
+        objects = ids[label.labels[~label.complete]].tolist()
+        assert objects == [row["category_id"] for row in own]
+        searched = {*image["neg_category_ids"], *objects}
+        complete = ids[label.labels[label.complete]].tolist()
+        assert set(complete) == searched - set(image["not_exhaustive_category_ids"])
+        assert len(set(complete)) == len(complete)
+        assert (label.boxes[label.complete] == [0, 0, image["width"], image["height"]]).all()
+
+
+def copied(shapes: Path, to: Path, change: Callable[[dict], None]) -> Path:
+    shutil.copytree(shapes, to)
+    file = to / "annotations" / "lvis_val.json"
+    document = json.loads(file.read_text())
+    change(document)
+    file.write_text(json.dumps(document))
+    return to
+
+
+def test_a_list_of_v1_names_images_of_several_folders(
+    shapes: Path, tmp_path: Path, open_split: Callable
+) -> None:
+    """By URL only; here beside the objects of the same images, which go by file names."""
+
+    def by_url(document: dict) -> None:
+        for image in document["images"]:
+            name = image.pop("file_name")
+            image["coco_url"] = f"http://images.cocodataset.org/elsewhere/{name}"
+
+    root = copied(shapes, tmp_path / "root", by_url)
+    (root / "elsewhere").mkdir()
+    for file in (root / "val").iterdir():
+        shutil.copy(file, root / "elsewhere")
+    alone = open_split(root, "val", "federated")
+    assert {alone.image_file(i).parent.name for i in range(len(alone))} == {"elsewhere"}
+    assert all(alone.image_file(i).is_file() for i in range(len(alone)))
+    assert set(alone.folders()) == {root / "elsewhere"}
+    both = open_split(root, "val", "objects", "federated")
+    assert {both.image_file(i).parent.name for i in range(len(both))} == {"val"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d["images"][0].pop("neg_category_ids"), "neg_category_ids"),
+        (lambda d: d["images"][0]["neg_category_ids"].append(999), "category 999"),
+        (lambda d: d["categories"][0].update(frequency="x"), "frequency"),
+        (lambda d: d["images"][0].update(coco_url="http://a/../x.jpg"), "`../x.jpg`"),
+        (lambda d: d["annotations"][0].update(category_id=999), "category 999"),
+        (
+            lambda d: next(i for i in d["images"] if i["id"] == d["annotations"][0]["image_id"])[
+                "neg_category_ids"
+            ].append(d["annotations"][0]["category_id"]),
+            "absent",
+        ),
+    ],
+)
+def test_labels_that_cannot_be_are_refused(
+    change: Callable, said: str, shapes: Path, tmp_path: Path, open_split: Callable
+) -> None:
+    root = copied(shapes, tmp_path / "root", change)
+    with pytest.raises(DataError) as caught:
+        open_split(root, "val", "federated")
+    assert said in str(caught.value)
+    assert "lvis_val.json" in str(caught.value)
+
+
+def test_an_image_that_is_not_listed_knows_nothing(
+    shapes: Path, tmp_path: Path, open_split: Callable
+) -> None:
+    def shorten(document: dict) -> None:
+        gone = document["images"].pop()["id"]
+        rows = document["annotations"]
+        document["annotations"] = [row for row in rows if row["image_id"] != gone]
+
+    root = copied(shapes, tmp_path / "root", shorten)
+    split = open_split(root, "val", "objects", "federated")
+    assert split.known("federated").tolist() == [True] * (len(split) - 1) + [False]
+    assert split.known("objects").all()
+
+
+# --- What is in view ----------------------------------------------------------------------
+
+
+def test_in_a_mosaic_each_image_speaks_of_its_own_place(shapes: Path, open_split: Callable) -> None:
+    """Where it is turned, of what lies within it."""
+    split = open_split(shapes, "train", "federated")
+    views = {"strong": AugmentConfig(mosaic=1.0, rotate=10.0)}
+    dataset = ViewDataset(split, SIZE, [FederatedAsk()], views)
+    for index in range(6):
+        (row,) = dataset[(0, index)]
+        label = row.labels["federated"]
+        regions = np.unique(label.boxes[label.complete], axis=0)
+        assert 2 <= len(regions) <= 4
+        for one, other in ((a, b) for a in range(len(regions)) for b in range(a)):
+            low = np.maximum(regions[one, :2], regions[other, :2])
+            high = np.minimum(regions[one, 2:], regions[other, 2:])
+            assert (high - low).min() < 1.5, "two images speak of one place"
+
+
+def test_a_turned_image_speaks_of_what_lies_within_it() -> None:
+    label = FederatedLabel(np.array([[0, 0, 40, 30]], np.float32), np.array([3]), np.array([True]))
+    angle = np.deg2rad(20)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 20], [np.sin(angle), np.cos(angle), 10]])
+    (box,) = label.seen(View(turn, SIZE), FederatedAsk()).boxes
+    corners = np.array([[box[0], box[1]], [box[2], box[1]], [box[0], box[3]], [box[2], box[3]]])
+    back = (corners - turn[:, 2]) @ turn[:, :2]
+    assert ((back >= -1e-3) & (back <= [40 + 1e-3, 30 + 1e-3])).all()
+
+
+# --- What is learnt -----------------------------------------------------------------------
+
+
+@pytest.fixture(params=["longtail", "detection,longtail"])
+def learnt(request: pytest.FixtureRequest, make: Callable) -> Any:
+    """The task alone, and with the boxes of detection."""
+    made = make(f"task=[{request.param}]")
+    return made, made.batch()
+
+
+def losses_of(made: Any, batch: Any) -> dict[str, torch.Tensor]:
+    task, upstream = made.tasks["longtail"], Upstream()
+    outputs = made.model(batch.images)
+    for name, other in made.tasks.items():
+        upstream.add(*other.shares(outputs[name]))
+    task.balance = Balance(task.head.categories.out_features)
+    losses, _ = task.loss(outputs["longtail"], batch, upstream)
+    return values_of({"longtail": losses})[0]["longtail"]
+
+
+def test_what_is_not_known_teaches_nothing(learnt: Any) -> None:
+    """The logits of a category in an image that was not searched for it have no gradient."""
+    made, batch = learnt
+    task, truth = made.tasks["longtail"], batch.labels["federated"]
+    named = set(truth.labels.tolist())
+    sum(losses_of(made, batch).values()).backward()
+    gradient = task.head.categories.weight.grad.abs().sum(1)
+    assert {k for k, v in enumerate(gradient.tolist()) if v} == named
+    assert len(named) < task.head.categories.out_features
+
+
+def test_an_open_category_is_never_wrong(make: Callable) -> None:
+    """Without rows that say an image has no others, only objects and their cells count."""
+    made = make("task=[longtail]")
+    batch = made.batch()
+    truth = batch.labels["federated"]
+    kept = ~truth.complete
+    parts = {n: getattr(truth, n)[kept] for n in ("image", "boxes", "labels", "complete")}
+    batch.labels["federated"] = replace(truth, **parts)
+    made.model.eval()
+    with torch.no_grad():
+        made.tasks["longtail"].head.categories.bias += 12.0  # everything is everywhere
+        alone = losses_of(made, batch)["category"]
+        batch.labels["federated"] = truth
+        searched = losses_of(made, batch)["category"]
+    assert alone < 1e-3
+    assert searched > 1
+
+
+def test_boxes_are_those_of_detection_where_it_takes_part(make: Callable) -> None:
+    alone, beside = make("task=[longtail]"), make("task=[detection,longtail]")
+    rank = alone.tasks["longtail"].head.rank
+    images = alone.batch().images
+    assert {o.shape[1] for o in alone.model(images)["longtail"].values()} == {rank + 4}
+    assert {o.shape[1] for o in beside.model(images)["longtail"].values()} == {rank}
+    losses_of(beside, beside.batch())["box"].backward()
+    predictors = beside.tasks["detection"].head.predictors.values()
+    assert all(p.weight.grad.abs().sum() > 0 for p in predictors)
+
+
+def test_logits_of_images_are_products_with_their_own_vectors() -> None:
+    vectors, weight = torch.randn(3, 5, 4), torch.randn(6, 4)
+    image = torch.tensor([0, 0, 0, 2, 2, 2])
+    found = _of_images(vectors, weight, image)
+    wanted = torch.stack([vectors[i] @ w for i, w in zip(image, weight, strict=True)])
+    torch.testing.assert_close(found, wanted)
+    assert _of_images(vectors, weight[:0], image[:0]).shape == (0, 5)
+
+
+@given(st.lists(st.floats(-8, 8), min_size=1, max_size=6), st.floats(0, 4))
+@settings(max_examples=40, deadline=None)
+def test_focal_loss_is_cross_entropy_of_what_is_missed(values: list[float], gamma: float) -> None:
+    logits = torch.tensor(values)
+    for target in (0.0, 1.0):
+        goal = torch.full_like(logits, target)
+        entropy = F.binary_cross_entropy_with_logits(logits, goal, reduction="none")
+        missed = (goal - logits.sigmoid()).abs().clamp(min=1e-6)
+        torch.testing.assert_close(focal_loss(logits, goal, gamma), missed**gamma * entropy)
+
+
+def test_a_category_that_is_mostly_denied_weighs_more() -> None:
+    balance = Balance(3)
+    assert balance.lack().tolist() == [0, 0, 0]
+    balance.add(torch.tensor([0, 1]), torch.tensor([4.0, 1.0]), positive=True)
+    balance.add(torch.tensor([0, 1, 1]), torch.tensor([4.0, 2.0, 2.0]), positive=False)
+    torch.testing.assert_close(balance.lack(), torch.tensor([0, 0.75, 0]))
+
+
+# --- How it is scored ---------------------------------------------------------------------
+
+
+def test_the_truth_scores_one(split: Any, tmp_path: Path) -> None:
+    metric = LvisAP(split.sources["federated"])
+    scores = feed(metric, split, lambda index: split.result("federated", index))
+    assert tuple(scores) == tuple(NAMES)
+    assert scores["AP"] == pytest.approx(1.0)
+    assert scores["AR300"] == pytest.approx(1.0)
+    metric.write(tmp_path)
+    rows = json.loads((tmp_path / "lvis.json").read_text())
+    assert len(rows) == len(split.sources["federated"].table)
+    assert set(rows[0]) == {"image_id", "category_id", "bbox", "score"}
+
+
+def test_groups_are_those_of_the_frequencies(shapes: Path, open_split: Callable) -> None:
+    """What is left out of one group costs that group alone."""
+    split = open_split(shapes, "val", "federated")
+    frequency = np.array(split.sources["federated"].space.frequency)
+    for letter in set(frequency):
+
+        def without(index: int, letter: str = letter) -> Recognitions:
+            found = split.result("federated", index)
+            own = torch.from_numpy(frequency[found.labels.numpy()] != letter)
+            return replace(
+                found, boxes=found.boxes[own], scores=found.scores[own], labels=found.labels[own]
+            )
+
+        scores = feed(LvisAP(split.sources["federated"]), split, without)
+        for group in set(frequency):
+            value = scores[f"AP{group}"]
+            assert np.isnan(value) or value == (0 if group == letter else pytest.approx(1))
+
+
+def test_results_are_wrong_only_where_an_image_was_searched(
+    shapes: Path, open_split: Callable
+) -> None:
+    split = open_split(shapes, "val", "federated")
+    source = split.sources["federated"]
+    image = next(i for i in range(len(split)) if len(source.complete[i]))
+    label = source.read(image)
+    absent = np.setdiff1d(label.labels[label.complete], label.labels[~label.complete])
+    unknown = np.setdiff1d(np.arange(len(source.space)), label.labels)
+    others = np.unique(source.table.labels)  # categories that are scored at all
+
+    def beside(index: int, wrong: np.ndarray) -> Recognitions:
+        found = split.result("federated", index)
+        more = torch.from_numpy(np.intersect1d(wrong, others)) if index == image else torch.zeros(0)
+        boxes = torch.tensor([[1.0, 1, 9, 9]]).expand(len(more), -1)
+        return replace(
+            found,
+            boxes=torch.cat([boxes, found.boxes]),
+            labels=torch.cat([more.long(), found.labels]),
+            scores=torch.cat([torch.full((len(more),), 2.0), found.scores]),
+        )
+
+    assert feed(LvisAP(source), split, lambda i: beside(i, unknown))["AP"] == pytest.approx(1)
+    assert feed(LvisAP(source), split, lambda i: beside(i, absent))["AP"] < 1
+
+
+def test_a_mirror_image_is_scored_alike(split: Any) -> None:
+    """Whatever is said of images is worth as much when it was said of their mirror images."""
+    source = split.sources["federated"]
+
+    @given(st.integers(0, 2**32 - 1))
+    @settings(max_examples=8, deadline=None)
+    def holds(seed: int) -> None:
+        def shaken(index: int) -> Recognitions:
+            found = split.result("federated", index)
+            rng = np.random.default_rng((seed, index))
+            shift = np.tile(rng.normal(0, 4, (len(found.boxes), 2)), 2)
+            return replace(found, boxes=(found.boxes + torch.from_numpy(shift)).float())
+
+        def there_and_back(index: int) -> Recognitions:
+            height, width = split.images.size(index)
+            mirror = View(np.array([[-1.0, 0, width], [0, 1.0, 0]]), max(height, width))
+            found = shaken(index)
+            boxes = mirror.boxes(mirror.boxes(found.boxes.numpy()))
+            return replace(found, boxes=torch.from_numpy(boxes))
+
+        one, other = (feed(LvisAP(source), split, read) for read in (shaken, there_and_back))
+        for name in NAMES:
+            assert one[name] == pytest.approx(other[name], abs=1e-3, nan_ok=True), name
+
+    holds()
+
+
+def test_labels_of_a_mirror_image_are_mirrored(split: Any) -> None:
+    place = letterbox(*split.images.size(0), SIZE)
+    flipped = View(compose(np.array([[-1.0, 0, SIZE], [0, 1.0, 0]]), place), SIZE)
+    label = split.label("federated", 0)
+    straight = label.seen(View(place, SIZE), FederatedAsk()).boxes
+    mirrored = label.seen(flipped, FederatedAsk()).boxes
+    np.testing.assert_allclose(mirrored[:, [2, 0]], SIZE - straight[:, [0, 2]], atol=1e-3)
+
+
+# --- Memory -------------------------------------------------------------------------------
+
+
+def test_decoding_never_holds_all_logits(make: Callable) -> None:
+    """Of 1,203 categories: the largest tensor is that of one part of the cells."""
+    made = make("task=[longtail]", "data.image_size=128")
+    task = made.tasks["longtail"]
+    task.head.categories = torch.nn.Linear(task.head.rank, 1203)
+    most = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            nonlocal most
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                most = max(most, out.nbytes)
+            return out
+
+    cells = {"p3": 80, "p4": 40, "p5": 20}
+    outputs = {n: torch.randn(1, task.head.rank + 4, side, side) for n, side in cells.items()}
+    with torch.no_grad(), Watch():
+        task.keep(outputs, Upstream())
+    assert most < 8e6

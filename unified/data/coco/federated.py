@@ -1,0 +1,184 @@
+"""Federated labels: `lvis_<split>.json`, of LVIS v1 or v0.5."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+import numpy as np
+import torch
+
+from unified.arrays import Array, Ragged
+from unified.data.coco.document import Document, Id, check_name
+from unified.data.coco.objects import check_area, check_box, check_objects, sizes_of
+from unified.data.coco.table import Table, TableBuilder
+from unified.data.split import Sources
+from unified.kinds.federated import (
+    FederatedAsk,
+    FederatedLabel,
+    FederatedSpace,
+    Frequency,
+    Recognitions,
+)
+
+FIX = "an annotation needs id, image_id, category_id and bbox [x, y, width, height]"
+LISTS = "each image needs neg_category_ids and not_exhaustive_category_ids, lists of category ids"
+
+
+class Category(msgspec.Struct):
+    """An entry of `categories`."""
+
+    id: Id
+    name: str
+    frequency: Frequency
+
+
+class Image(msgspec.Struct):
+    """An entry of `images`: where it is, and what is known of it."""
+
+    id: Id
+    neg_category_ids: list[Id]
+    not_exhaustive_category_ids: list[Id]
+    file_name: str | None = None
+    coco_url: str | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name("folder"))
+
+    def name(self, folder: str) -> str:
+        """Of the file within the root.
+
+        The URL goes first: lists of v1 name images of several folders, and have no other name;
+        those of v0.5 have the file names of 2014.
+        """
+        match PurePosixPath(urlsplit(self.coco_url or "").path).parts[1:]:
+            case *_, of_url, file:
+                return f"{of_url}/{file}"
+        return f"{folder}/{self.file_name}"
+
+
+class Annotation(msgspec.Struct):
+    """An entry of `annotations`."""
+
+    id: Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+    image_id: Id
+    category_id: Id
+    bbox: tuple[float, float, float, float]
+    area: float | None = None
+
+    def __post_init__(self) -> None:
+        check_box(self.bbox)
+        check_area(self.area)
+
+
+class FederatedObjects:
+    """The objects of a split, and of which categories an image has no others.
+
+    Attributes:
+        table: the objects.
+        complete: (images,) class indices of the categories whose objects are all annotated.
+    """
+
+    kind = FederatedAsk.kind
+
+    def __init__(self, sources: Sources) -> None:
+        self.file = self.json(sources)
+        document = Document(self.file)
+        self.images = document.images(sources.split)
+        categories = document.categories(Category)
+        ids = tuple(category.id for category in categories)
+        self.space = FederatedSpace(
+            ids,
+            tuple(category.name for category in categories),
+            tuple(category.frequency for category in categories),
+        )
+        builder = TableBuilder(document)
+        for row in document.entries("annotations", Annotation, FIX):
+            area = row.bbox[2] * row.bbox[3] if row.area is None else row.area
+            builder.add(row.image_id, row.id, row.category_id, row.bbox, area, False)
+        self.table: Table = builder.build(self.images.ids, ids)
+        self.known: Array = np.ones(len(self.images), bool)
+        self._read_images(document, sources.split)
+
+    @staticmethod
+    def json(sources: Sources) -> Path:
+        """Where the json is."""
+        return sources.json("lvis")
+
+    def _read_images(self, document: Document, folder: str) -> None:
+        """Names of the files, and the categories that each image was searched for."""
+        index = {key: label for label, key in enumerate(self.space.ids)}
+        place = {int(key): row for row, key in enumerate(self.images.ids)}
+        names, complete = [""] * len(place), [np.zeros(0, np.int64)] * len(place)
+        for image in document.entries("images", Image, LISTS):
+            row = place[image.id]
+            names[row] = image.name(folder)
+            lists = (image.neg_category_ids, image.not_exhaustive_category_ids)
+            for key in (key for keys in lists for key in keys if key not in index):
+                raise document.refuse(
+                    f"image {image.id}", f"it names category {key}, which is not listed", LISTS
+                )
+            absent, open_ended = (np.array([index[k] for k in keys], np.int64) for keys in lists)
+            present = np.unique(self.table.labels[self.table.rows(row)])
+            wrong = np.intersect1d(absent, present)
+            if len(wrong):
+                raise document.refuse(
+                    f"image {image.id}",
+                    f"category {self.space.ids[wrong[0]]} is annotated, and said to be absent",
+                    "drop it from neg_category_ids, or drop the annotation",
+                )
+            searched = np.union1d(absent, present)
+            complete[row] = np.setdiff1d(searched, open_ended)
+        self.images = replace(self.images, names=Ragged.of_texts(names))
+        self.complete = Ragged(
+            np.concatenate(complete), np.cumsum([0, *map(len, complete)]).astype(np.int64)
+        )
+
+    def read(self, index: int) -> FederatedLabel:
+        rows = self.table.rows(index)
+        complete = self.complete[index]
+        height, width = self.images.size(index)
+        whole = np.tile(np.array([0, 0, width, height], np.float32), (len(complete), 1))
+        objects = rows.stop - rows.start
+        return FederatedLabel(
+            boxes=np.concatenate([self.table.boxes[rows], whole]),
+            labels=np.concatenate([self.table.labels[rows], complete]),
+            complete=np.arange(objects + len(complete)) >= objects,
+        )
+
+    def files(self) -> list[Path]:
+        return []
+
+    def check(self, learn: bool) -> None:
+        check_objects(self.file, self.table, self.images, self.space, learn)
+
+    def held(self) -> tuple[Array, Array]:
+        return self.table.first, self.table.labels
+
+    def sizes(self, side: int) -> Array:
+        return sizes_of(self.table, self.images, side)
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The json as it stands, with what evaluators need and LVIS leaves out."""
+        document: dict[str, Any] = json.loads(self.file.read_text())
+        for number, row in enumerate(document["annotations"], 1):
+            row["id"] = number  # evaluators pass over an id of 0, and over repeated ones
+            row["iscrowd"] = 0
+            if row.get("area") is None:
+                row["area"] = row["bbox"][2] * row["bbox"][3]
+        return document
+
+    def truth(self) -> dict[str, Any]:
+        """LVIS's json."""
+        return self.document
+
+    def result(self, index: int) -> Recognitions:
+        rows = self.table.rows(index)
+        boxes, labels = (torch.from_numpy(a[rows]) for a in (self.table.boxes, self.table.labels))
+        return Recognitions(boxes, torch.ones(len(boxes)), labels)

@@ -1,0 +1,61 @@
+"""LVIS average precision: COCO's, where each category is scored on the images searched for it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from functools import cached_property
+from typing import Any
+
+from unified.kinds.kind import Source
+from unified.metrics.coco_ap import CocoAP
+
+MOST = 300
+"""Results of an image that count."""
+NAMES = {
+    "AP": "AP_all", "AP50": "AP_50", "AP75": "AP_75", "APr": "APr", "APc": "APc", "APf": "APf",
+    "APs": "AP_small", "APm": "AP_medium", "APl": "AP_large", f"AR{MOST}": "AR_all",
+}  # fmt: skip
+"""Our names → the evaluator's."""
+
+
+class LvisAP(CocoAP):
+    """Box AP as LVIS defines it (Gupta et al. 2019), by faster-coco-eval.
+
+    APr, APc and APf are of the rare, common and frequent categories. Results of a category count in
+    images where it is annotated or known to be absent; in those where it is not annotated
+    exhaustively, none is wrong.
+
+    Args:
+        source: the federated objects; its truth is LVIS's json.
+    """
+
+    file = "lvis.json"
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+
+    def compute(self) -> dict[str, float]:
+        results = self._results()
+        if not len(results):
+            return dict.fromkeys(NAMES, 0.0 if self._has_truth() else math.nan)
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth, evaluate = self.truth
+            evaluation = evaluate(truth, truth.loadRes(results), self.iou_type, lvis_style=True)
+            evaluation.params.imgIds = sorted(self.records)
+            evaluation.params.maxDets = [MOST]
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        self.evaluation = evaluation
+        stats = evaluation.stats_as_dict
+        # Evaluators say -1 where there is no object that could be found.
+        return {name: v if (v := stats[own]) >= 0 else math.nan for name, own in NAMES.items()}
+
+    @cached_property
+    def truth(self) -> tuple[Any, Any]:
+        """The truth, indexed once for all validations, and its evaluation class."""
+        from faster_coco_eval import COCO, COCOeval_faster
+
+        return COCO(self.source.truth(), use_deepcopy=True), COCOeval_faster
