@@ -19,7 +19,7 @@ from unified.kinds.objects import ObjectSource
 from unified.ops.anchors import initial_anchors
 from unified.ops.boxes import to_original
 from unified.ops.dense import Anchors, DenseBoxes
-from unified.ops.losses import focal_loss
+from unified.ops.losses import focal_gradient, focal_loss
 from unified.ops.matching import match_level
 from unified.ops.processes import total_over
 from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
@@ -49,10 +49,10 @@ class Balance(nn.Module):
         return torch.where(self.negative > 0, (1 - share).clamp(min=0), 0)
 
     @torch.no_grad()
-    def add(self, labels: Tensor, errors: Tensor, positive: bool) -> None:
-        """Take the gradients |y − p| (K,) of categories (K,); every process takes part."""
+    def add(self, labels: Tensor, sizes: Tensor, positive: bool) -> None:
+        """Take sizes of gradients (K,) of categories (K,); every process takes part."""
         sums = self.positive if positive else self.negative
-        sums += total_over(torch.zeros_like(sums).index_add_(0, labels, errors.to(sums.dtype)))
+        sums += total_over(torch.zeros_like(sums).index_add_(0, labels, sizes.to(sums.dtype)))
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,8 @@ class LongTailRecognition(Task):
         weight, bias = self.head.of(labels)
         logits = (vectors[truth.image[target], cell] * weight).sum(1) + bias
         gamma, factor = self._focus(labels)
-        self.balance.add(labels, 1 - logits.detach().sigmoid(), positive=True)
+        missed = 1 - logits.detach().float().sigmoid()
+        self.balance.add(labels, factor * focal_gradient(missed, gamma), positive=True)
         return (factor * focal_loss(logits, torch.ones_like(logits), gamma)).sum()
 
     def _negatives(
@@ -204,8 +205,9 @@ class LongTailRecognition(Task):
         weight, bias = self.head.of(labels)
         logits = _of_images(vectors, weight, image) + bias[:, None]
         gamma, factor = self._focus(labels)
-        errors = (logits.detach().sigmoid() * inside).sum(1)
-        self.balance.add(labels, errors, positive=False)
+        missed = logits.detach().float().sigmoid()
+        sizes = (focal_gradient(missed, gamma[:, None]) * inside).sum(1)
+        self.balance.add(labels, factor * sizes, positive=False)
         losses = focal_loss(logits, torch.zeros_like(logits), gamma[:, None])
         return (factor[:, None] * losses * inside).sum()
 

@@ -79,13 +79,21 @@ def test_arguments_of_classes_are_checked_by_their_types(
 
 
 @pytest.mark.parametrize(
-    "override", ["task.detection.nms_iou=-1", "trunk.depths=[101,1,1,1,1]", "task=[instance]"]
+    "override",
+    [
+        "task.detection.nms_iou=-1",
+        "trunk.depths=[101,1,1,1,1]",
+        "task=[instance]",
+        "+task.detection.loss_weights.boxx=1",
+        "+weighting.tasks.poetry=1",
+        "implicit=vector +implicit.decoder.nonsense=1",
+    ],
 )
 def test_what_no_data_makes_right_is_refused_before_any_is_read(
     override: str, configure: Callable
 ) -> None:
     with pytest.raises(ConfigError):
-        check(configure(override, "data.root=nowhere"))
+        check(configure(*override.split(), "data.root=nowhere"))
 
 
 def test_a_whole_number_serves_where_any_is_meant() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.resources import files
@@ -22,9 +22,10 @@ from unified.model import UnifiedModel
 from unified.schema import Config
 from unified.task import DataSpec, Task, Upstream
 from unified.trunks.features import Trunk
+from unified.weighting import build_weighting
 
 TaskTypes = Mapping[str, type[Task]]
-GIVEN = ("features", "data", "upstream", "image_size")
+GIVEN = {"trunk": ("image_size",), "task": ("features", "data", "upstream")}
 """Arguments that are no configuration."""
 
 
@@ -34,13 +35,16 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: as `build` does.
     """
-    order_tasks({name: _class_of(name, part) for name, part in config.task.items()})
-    parts = {"trunk": (nn.Module, config.trunk)}
-    parts |= {f"task.{name}": (Task, part) for name, part in config.task.items()}
-    for key, (contract, part) in parts.items():
-        cls = subclass_at(f"{key}._target_", contract, part.get("_target_"))
-        own = {name: value for name, value in part.items() if name != "_target_"}
-        checked_arguments(key, cls, own, GIVEN)
+    classes = {name: _class_of(name, part) for name, part in config.task.items()}
+    order_tasks(classes)
+    trunk = subclass_at("trunk._target_", nn.Module, config.trunk.get("_target_"))
+    checked_arguments("trunk", trunk, _arguments(config.trunk), GIVEN["trunk"])
+    for name, cls in classes.items():
+        own = checked_arguments(f"task.{name}", cls, _arguments(config.task[name]), GIVEN["task"])
+        _check_weights(name, cls, own.get("loss_weights") or {})
+    if config.implicit.decoder is not None:
+        _decoders(config.implicit)
+    build_weighting(config.weighting, list(classes))
 
 
 def build(config: Config, data: DataSpec) -> UnifiedModel:
@@ -63,7 +67,7 @@ def build(config: Config, data: DataSpec) -> UnifiedModel:
                 f"task.{name}", Task, config.task[name],
                 features=trunk.features, data=data, upstream=upstream,
             )  # fmt: skip
-        _check_weights(name, tasks[name])
+        _check_weights(name, type(tasks[name]), tasks[name].loss_weights)
         upstream.add(*tasks[name].built())
     _check_rows(tasks)
     if config.implicit.decoder is not None:
@@ -149,9 +153,14 @@ def _class_of(name: str, arguments: Mapping[str, Any]) -> type[Task]:
     return cls
 
 
-def _check_weights(name: str, task: Task) -> None:
+def _arguments(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a class that the configuration names."""
+    return {name: value for name, value in part.items() if name != "_target_"}
+
+
+def _check_weights(name: str, task: type[Task], weights: Iterable[str]) -> None:
     """Refuse the weight of a loss that the task does not have."""
-    for loss in task.loss_weights:
+    for loss in weights:
         if loss not in task.losses:
             raise ConfigError(
                 f"task.{name}.loss_weights.{loss}: the task has no such loss",
@@ -186,5 +195,5 @@ def _decoders(config: ImplicitConfig) -> MakeDecoders:
     assert config.decoder is not None
     key = "implicit.decoder"
     make = subclass_at(f"{key}._target_", Decoder, config.decoder.get("_target_")).of_task
-    options = {name: value for name, value in config.decoder.items() if name != "_target_"}
-    return partial(make, **checked_arguments(key, make, options, ("widths", "neutrals")))
+    options = checked_arguments(key, make, _arguments(config.decoder), ("widths", "neutrals"))
+    return partial(make, **options)

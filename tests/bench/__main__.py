@@ -20,6 +20,7 @@ for name in (
     "kills",
     "added",
     "keypoints",
+    "longtail",
 ):
     print(f"--- {name}", flush=True)
     subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=True)

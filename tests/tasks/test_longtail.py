@@ -23,7 +23,7 @@ from unified.data.dataset import ViewDataset
 from unified.errors import DataError
 from unified.kinds.federated import FederatedAsk, FederatedLabel, Recognitions
 from unified.metrics.lvis_ap import NAMES, LvisAP
-from unified.ops.losses import focal_loss
+from unified.ops.losses import focal_gradient, focal_loss
 from unified.task import Upstream
 from unified.view import ImageMeta, View, compose, letterbox
 from unified.weighting import values_of
@@ -245,6 +245,18 @@ def test_focal_loss_is_cross_entropy_of_what_is_missed(values: list[float], gamm
         entropy = F.binary_cross_entropy_with_logits(logits, goal, reduction="none")
         missed = (goal - logits.sigmoid()).abs().clamp(min=1e-6)
         torch.testing.assert_close(focal_loss(logits, goal, gamma), missed**gamma * entropy)
+
+
+@given(st.floats(-6, 6), st.floats(0, 10))
+@settings(max_examples=60, deadline=None)
+def test_the_gradient_of_focal_loss_is_what_is_balanced(value: float, gamma: float) -> None:
+    for target in (0.0, 1.0):
+        logit = torch.tensor(value, requires_grad=True)
+        focal_loss(logit, torch.tensor(target), gamma).backward()
+        missed = (target - logit.detach().sigmoid()).abs()
+        torch.testing.assert_close(
+            focal_gradient(missed, gamma), logit.grad.abs(), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_a_category_that_is_mostly_denied_weighs_more() -> None:

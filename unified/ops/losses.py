@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+EPSILON = 1e-6
+
 
 def asymmetric_loss(
     logits: Tensor, targets: Tensor, gamma_pos: float, gamma_neg: float, clip: float
@@ -43,4 +45,15 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float | Tensor) -> Tensor
     logits = logits.float()
     missed = (targets - logits.sigmoid()).abs()
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return missed.clamp(min=1e-6) ** gamma * entropy
+    return missed.clamp(min=EPSILON) ** gamma * entropy
+
+
+def focal_gradient(missed: Tensor, gamma: float | Tensor) -> Tensor:
+    """Size of the gradient of `focal_loss` in the logit: m^γ (m − γ (1 − m) log(1 − m)).
+
+    Args:
+        missed: m = |y − p|, of any shape.
+        gamma: as there.
+    """
+    missed = missed.clamp(EPSILON, 1 - EPSILON)
+    return missed**gamma * (missed - gamma * (1 - missed) * (1 - missed).log())
