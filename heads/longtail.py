@@ -17,17 +17,20 @@ PRIOR = 0.01
 
 
 class LongTailHead(DenseHead):
-    """Level → (B, rank + 4·A, H, W): a vector per cell, and boxes at A anchors of its own.
+    """Level → (B, rank + A + 4·own, H, W): a vector, which anchor fits, boxes at its own anchors.
 
-    Maps of all categories are never made: `logits` are products of the vectors that matter with
-    those of the categories that matter. What a category costs in the forward pass is nothing.
+    Maps of all categories are never made: logits are products of the vectors that matter with those
+    of the categories that matter. In the forward pass the number of categories costs nothing; what
+    it costs is in decoding.
 
     Args:
         features: the trunk's pyramid.
         classes: number of categories.
         width: channels of the stems.
         rank: length of the vectors.
-        anchors: (levels, A, 2) in input pixels; A is 0 where the boxes are another task's.
+        per_cell: anchors A per cell that boxes come from.
+        anchors: (levels, own, 2) in input pixels; none are its own where the boxes are another
+            task's.
 
     Attributes:
         categories: linear layer, `rank` to `classes`.
@@ -36,10 +39,17 @@ class LongTailHead(DenseHead):
     anchors: Tensor
 
     def __init__(
-        self, features: FeatureSpec, classes: int, width: int, rank: int, anchors: Tensor
+        self,
+        features: FeatureSpec,
+        classes: int,
+        width: int,
+        rank: int,
+        per_cell: int,
+        anchors: Tensor,
     ) -> None:
-        super().__init__(features, dict.fromkeys(features, width), rank + 4 * anchors.shape[1])
-        self.rank, self.per_cell = rank, anchors.shape[1]
+        outputs = rank + per_cell + 4 * anchors.shape[1]
+        super().__init__(features, dict.fromkeys(features, width), outputs)
+        self.rank, self.per_cell = rank, per_cell
         self.categories = nn.Linear(rank, classes)
         self.register_buffer("anchors", anchors.clone())
         self._start_from_priors()
@@ -59,9 +69,14 @@ class LongTailHead(DenseHead):
         own = (outputs[name][:, : self.rank] for name in self.levels)
         return [output.flatten(2).transpose(1, 2) for output in own]
 
+    def choices(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Per level (B, A, H, W), logits of how well each anchor fits what is there."""
+        return [outputs[name][:, self.rank :][:, : self.per_cell] for name in self.levels]
+
     def boxes(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """Per level (B, A, H, W, 4)."""
-        return [per_anchor(outputs[name][:, self.rank :], self.per_cell) for name in self.levels]
+        """Per level (B, A, H, W, 4), of its own anchors."""
+        first = self.rank + self.per_cell
+        return [per_anchor(outputs[name][:, first:], self.per_cell) for name in self.levels]
 
     def of(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors (…, rank) and biases (…) of categories."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import complete_box_iou_loss
 
 from heads.detection import DetectionHead
 from unified.batch import Batch
-from unified.bounds import Count, Name, NonNegative, Positive, Share
+from unified.bounds import Count, Name, NonNegative, Positive, Ratio, Share
 from unified.errors import ConfigError
 from unified.kinds.kind import STRONG
 from unified.kinds.objects import Detections, ObjectAsk, ObjectSource, ObjectTargets
@@ -34,7 +33,6 @@ from unified.trunks.features import FeatureSpec
 
 REFERENCE_SIZE = 640
 REFERENCE_CLASSES = 80
-Ratio = Annotated[float, Meta(gt=1)]
 
 
 class Detection(Task):

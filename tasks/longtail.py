@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import batched_nms, complete_box_iou_loss
 
 from heads.longtail import LongTailHead
 from unified.batch import Batch
-from unified.bounds import Count, Name, NonNegative, Positive, Share
+from unified.bounds import Count, Name, NonNegative, Positive, Ratio, Share
+from unified.errors import ConfigError
 from unified.kinds.federated import FederatedAsk, FederatedTargets, Recognitions
 from unified.kinds.kind import STRONG
 from unified.kinds.objects import ObjectSource
@@ -75,13 +76,16 @@ class LongTailRecognition(Task):
     """A vector per cell, compared with a vector per category, and boxes of no category.
 
     The boxes are detection's where it takes part, which then learns from these objects, too; else
-    they are the task's own, at one anchor per level.
+    they are at anchors of its own. Which of a cell's anchors fits is an output of its own, since
+    detection knows that of its own categories only.
 
     Args:
         features, data, upstream: what trunk, data set and detection publish.
         width: channels of the head's stems.
         rank: length of the vectors.
-        anchors: pixel sizes of its own anchors at 640 px, `[[[w, h]] per level]`, or `auto`.
+        anchors: pixel sizes of its own anchors at 640 px, `[[[w, h], …] per level]`, or `auto`;
+            `auto` where detection takes part.
+        per_level: its own anchors per level.
         max_ratio: a box matches an anchor whose side ratios are all below this.
         gamma: focusing of the focal loss.
         equalise: how much more the loss of a category is focused and weighed, the more its negative
@@ -92,14 +96,14 @@ class LongTailRecognition(Task):
         nms_iou: overlap at which the lower-scored box of a category is suppressed.
         max_detections: kept per image; LVIS counts 300.
         view: in which it learns; must be that of detection where this takes part.
-        loss_weights: fixed weights of category and box.
+        loss_weights: fixed weights of category, box and anchor.
     """
 
     name = "longtail"
     uses = (Anchors, DenseBoxes)
     truth = FederatedAsk
     measured = ("anchors",)
-    losses = ("category", "box")
+    losses = ("category", "box", "anchor")
 
     def __init__(
         self,
@@ -109,8 +113,9 @@ class LongTailRecognition(Task):
         width: Count = 128,
         rank: Count = 64,
         anchors: str | Sequence[Sequence[Sequence[Positive]]] = "auto",
-        max_ratio: Positive = 4.0,
-        gamma: NonNegative = 2.0,
+        per_level: Count = 3,
+        max_ratio: Ratio = 4.0,
+        gamma: Positive = 2.0,
         equalise: NonNegative = 8.0,
         min_score: Share = 0.001,
         max_candidates: Count = 3000,
@@ -123,14 +128,22 @@ class LongTailRecognition(Task):
         self.asks = (FederatedAsk(view),)
         classes = len(data.space(FederatedAsk))
         self.strides = tuple(level.stride for level in features.values())
-        own = torch.zeros(len(features), 0, 2)
-        if upstream.get(Anchors) is None:
+        shared = upstream.get(Anchors)
+        if shared is None:
             source: ObjectSource | None = data.source(FederatedAsk)  # type: ignore[assignment]
             own = initial_anchors(
-                anchors, 1, len(features), data.image_size / 640,
+                anchors, per_level, len(features), data.image_size / 640,
                 source.sizes(data.image_size) if source else None, f"task.{self.name}",
             )  # fmt: skip
-        self.head = LongTailHead(features, classes, width, rank, own)
+        elif anchors != "auto":
+            raise ConfigError(
+                f"task.{self.name}.anchors={anchors} is for boxes of its own, and beside detection "
+                "they are detection's",
+                f"set task.detection.anchors, or leave detection or task.{self.name}.anchors out",
+            )
+        else:
+            own, per_level = torch.zeros(len(features), 0, 2), shared.per_cell
+        self.head = LongTailHead(features, classes, width, rank, per_level, own)
         self.balance = Balance(classes)
         self.max_ratio, self.gamma, self.equalise = max_ratio, gamma, equalise
         self.min_score, self.max_candidates = min_score, max_candidates
@@ -145,7 +158,7 @@ class LongTailRecognition(Task):
     def loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
     ) -> tuple[Losses, None]:
-        """Federated focal loss of the categories, CIoU of the boxes.
+        """Federated focal loss of the categories, CIoU of the boxes, which anchors match.
 
         An object's category is positive at its matched cells. It is negative at all other cells of
         the images that are known to have no others of it. Nothing else is learnt from (Gupta et al.
@@ -154,47 +167,58 @@ class LongTailRecognition(Task):
         """
         truth: FederatedTargets = batch.labels["federated"]  # type: ignore[assignment]
         dense = self._boxes(outputs, upstream)
+        cell, anchor, target, box_losses = self._match(truth, dense)
+        vectors = torch.cat(self.head.vectors(outputs), 1).float()
+        choices = torch.cat([c.flatten(2) for c in self.head.choices(outputs)], 2).float()
+        once = _once(cell, target, vectors.shape[1])
+        focus = self.gamma + self.equalise * self.balance.lack()
+        positive = self._positives(vectors, truth, *once, focus)
+        negative = self._negatives(vectors, truth, *once, self._places(dense), focus)
+        place = truth.image[target], anchor, cell
+        fits = torch.zeros_like(choices).index_put_(place, choices.new_ones(()))
+        used = fits.amax(1, keepdim=True).expand_as(fits)
+        chosen = F.binary_cross_entropy_with_logits(choices, fits, reduction="none")
+        return {
+            "category": Mean(positive + negative, positive.new_tensor(len(once[0]))),
+            "box": Mean(box_losses.sum(), box_losses.new_tensor(len(box_losses))),
+            "anchor": Mean((chosen * used).sum(), used.sum()),
+        }, None
+
+    def _match(
+        self, truth: FederatedTargets, dense: DenseBoxes
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(K,) cell among those of all levels, anchor, row of the targets, and CIoU loss."""
         rows = (~truth.complete).nonzero().squeeze(1)
-        cells, targets, box_losses = [], [], []
-        start = 0
+        parts, start = [], 0
         for index, raw in enumerate(dense.raw):
-            grid = (raw.shape[2], raw.shape[3])
+            height, width = raw.shape[2:4]
             match = match_level(
-                truth.boxes[rows], truth.image[rows], dense.anchors[index], grid,
+                truth.boxes[rows], truth.image[rows], dense.anchors[index], (height, width),
                 self.strides[index], self.max_ratio,
             )  # fmt: skip
             target = rows[match.target]
-            box_losses.append(complete_box_iou_loss(dense.at(index, match), truth.boxes[target]))
-            cells.append(start + match.y * grid[1] + match.x)
-            targets.append(target)
-            start += grid[0] * grid[1]
-        cell, target = _once(torch.cat(cells), torch.cat(targets), start)
-        vectors = torch.cat(self.head.vectors(outputs), 1).float()
-        positive = self._positives(vectors, truth, cell, target)
-        negative = self._negatives(vectors, truth, cell, target, self._places(dense))
-        boxes = torch.cat(box_losses)
-        count = positive.new_tensor(len(cell))
-        losses = {
-            "category": Mean(positive + negative, count),
-            "box": Mean(boxes.sum(), boxes.new_tensor(len(boxes))),
-        }
-        return losses, None
+            losses = complete_box_iou_loss(dense.at(index, match), truth.boxes[target])
+            parts.append((start + match.y * width + match.x, match.anchor, target, losses))
+            start += height * width
+        cell, anchor, target, losses = (torch.cat(part) for part in zip(*parts, strict=True))
+        return cell, anchor, target, losses
 
     def _positives(
-        self, vectors: Tensor, truth: FederatedTargets, cell: Tensor, target: Tensor
+        self, vectors: Tensor, truth: FederatedTargets, cell: Tensor, target: Tensor, focus: Tensor
     ) -> Tensor:
         """Loss of the categories of objects, at their cells."""
         labels = truth.labels[target]
         weight, bias = self.head.of(labels)
         logits = (vectors[truth.image[target], cell] * weight).sum(1) + bias
-        gamma, factor = self._focus(labels)
-        missed = 1 - logits.detach().float().sigmoid()
+        gamma, factor = focus[labels], focus[labels] / self.gamma
+        missed = 1 - logits.detach().sigmoid()
         self.balance.add(labels, factor * focal_gradient(missed, gamma), positive=True)
         return (factor * focal_loss(logits, torch.ones_like(logits), gamma)).sum()
 
     def _negatives(
-        self, vectors: Tensor, truth: FederatedTargets, cell: Tensor, target: Tensor, places: Tensor
-    ) -> Tensor:
+        self, vectors: Tensor, truth: FederatedTargets, cell: Tensor, target: Tensor,
+        places: Tensor, focus: Tensor,
+    ) -> Tensor:  # fmt: skip
         """Loss of the categories that an image was searched for, at all cells without them."""
         rows = truth.complete.nonzero().squeeze(1)
         labels, boxes, image = truth.labels[rows], truth.boxes[rows], truth.image[rows]
@@ -203,18 +227,12 @@ class LongTailRecognition(Task):
         row, match = same.nonzero(as_tuple=True)
         inside[row, cell[match]] = False
         weight, bias = self.head.of(labels)
-        logits = _of_images(vectors, weight, image) + bias[:, None]
-        gamma, factor = self._focus(labels)
-        missed = logits.detach().float().sigmoid()
-        sizes = (focal_gradient(missed, gamma[:, None]) * inside).sum(1)
+        logits = _of_images(vectors, weight, image).float() + bias[:, None]
+        gamma, factor = focus[labels, None], focus[labels] / self.gamma
+        sizes = (focal_gradient(logits.detach().sigmoid(), gamma) * inside).sum(1)
         self.balance.add(labels, factor * sizes, positive=False)
-        losses = focal_loss(logits, torch.zeros_like(logits), gamma[:, None])
-        return (factor[:, None] * losses * inside).sum()
-
-    def _focus(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(K,) focusing of some categories, and what their losses are multiplied by."""
-        more = self.equalise * self.balance.lack()[labels]
-        return self.gamma + more, 1 + more / max(self.gamma, 1.0)
+        losses = (focal_loss(logits, torch.zeros_like(logits), gamma) * inside).sum(1)
+        return (factor * losses).sum()
 
     def _places(self, dense: DenseBoxes) -> Tensor:
         """(cells, 2) centres of all cells, x and y in input pixels."""
@@ -229,7 +247,8 @@ class LongTailRecognition(Task):
     def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Candidates:
         """Best pairs of cell and category, non-maximum suppression per category."""
         dense = self._boxes(outputs, upstream)
-        boxes = torch.cat([dense.per_cell(level) for level in range(len(dense.raw))], 1)
+        which = [choice.argmax(1) for choice in self.head.choices(outputs)]
+        boxes = torch.cat([dense.per_cell(level, best) for level, best in enumerate(which)], 1)
         vectors = torch.cat(self.head.vectors(outputs), 1)
         found = [self._best(*image) for image in zip(vectors, boxes, strict=True)]
         return Candidates(
@@ -241,17 +260,17 @@ class LongTailRecognition(Task):
 
     def _best(self, vectors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, scores and labels of one image, best first."""
-        floor = math.log(self.min_score / (1 - self.min_score)) if self.min_score else -math.inf
         logits, places = vectors.new_zeros(0).float(), vectors.new_zeros(0, dtype=torch.long)
-        classes = self.head.categories.out_features
+        weight, bias = self.head.categories.weight, self.head.categories.bias
         for start in range(0, len(vectors), CHUNK):
-            found = self.head.categories(vectors[start : start + CHUNK]).float().flatten()
-            best, place = found.topk(min(self.max_candidates, len(found)))
+            found = F.linear(vectors[start : start + CHUNK], weight).float() + bias
+            best, place = found.flatten().topk(min(self.max_candidates, found.numel()))
             every = torch.cat([logits, best])
             logits, order = every.topk(min(self.max_candidates, len(every)))
-            places = torch.cat([places, place + start * classes])[order]
-        places, scores = places[logits > floor], logits[logits > floor].sigmoid()
-        cell, labels = places // classes, places % classes
+            places = torch.cat([places, place + start * len(weight)])[order]
+        scores = logits.sigmoid()
+        places, scores = places[scores > self.min_score], scores[scores > self.min_score]
+        cell, labels = places // len(weight), places % len(weight)
         order = batched_nms(boxes[cell], scores, labels, self.nms_iou)[: self.max_detections]
         return boxes[cell][order], scores[order], labels[order]
 

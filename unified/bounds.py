@@ -21,6 +21,7 @@ from unified.errors import ConfigError
 Share = Annotated[float, Meta(ge=0, le=1)]
 """Part of a whole, or a probability."""
 Positive = Annotated[float, Meta(gt=0)]
+Ratio = Annotated[float, Meta(gt=1)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 """At least one."""

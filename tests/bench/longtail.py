@@ -14,10 +14,10 @@ from results import REAL, ROOT, table, train, write
 NAMES = ("AP", "AP50", "AP75", "APr", "APc", "APf", "AR300")
 SHAPES = ["experiment=ilvis", "task=[longtail]", "logger=none", "trainer.max_epochs=14"]
 ARMS = {
-    "plain": ["task.longtail.equalise=0", "data.repeat={}"],
-    "equalised": ["data.repeat={}"],
-    "repeated": ["task.longtail.equalise=0", "data.repeat={federated: 0.05}"],
-    "both": ["data.repeat={federated: 0.05}"],
+    "plain": ["task.longtail.equalise=0", "~data.repeat.federated"],
+    "equalised": ["~data.repeat.federated"],
+    "repeated": ["task.longtail.equalise=0", "data.repeat.federated=0.05"],
+    "both": ["data.repeat.federated=0.05"],
 }
 SEEDS = (0, 1, 2)
 LVIS = [
@@ -30,7 +30,7 @@ LVIS = [
     "data.image_size=320",
     "data.batch_size=4",
     "data.workers=0",
-    "data.repeat={}",
+    "~data.repeat.federated",
     "augment=none",
     "trainer.max_epochs=250",
     "trainer.check_val_every_n_epoch=50",
@@ -70,7 +70,7 @@ def main() -> None:
             "`trunk=tiny`, long tail alone with codes, 60 categories after Zipf's law, scored on "
             f"200 held-out images, seeds {', '.join(map(str, SEEDS))}: mean ± standard deviation. "
             "*equalised* is `task.longtail.equalise=8`, *repeated* is "
-            "`data.repeat={federated: 0.05}`.",
+            "`data.repeat.federated=0.05`.",
             table(["training", *NAMES, "minutes"], rows),
             "## Eight real images",
             "Learnt until they are known, and scored on themselves; they teach nothing that "

@@ -40,7 +40,7 @@ def dataset(
     views: Mapping[str, AugmentConfig | None] | None = None,
     seed: int = 0,
 ) -> ViewDataset:
-    return ViewDataset(split, 64, asks or (ObjectAsk(),), views or {"strong": STRONG}, seed)
+    return ViewDataset(split, 64, asks or (ObjectAsk(),), views or {"strong": STRONG}, seed=seed)
 
 
 @pytest.fixture
@@ -111,6 +111,13 @@ def test_images_that_come_more_often_look_different_each_time() -> None:
         assert len(keys) == len(set(keys)) == len(sampler) == 9
         seen += np.bincount([key[1] for key in keys], minlength=5)
     np.testing.assert_allclose(seen / 400, factors * 9 / factors.sum(), atol=0.06)
+
+
+def test_training_repeats_as_the_configuration_says(make: Callable) -> None:
+    plain, repeated = make("task=[detection]"), make("task=[detection]", "+data.repeat.objects=1")
+    loaders = [m.data.train_dataloader() for m in (plain, repeated)]
+    assert len(loaders[1].sampler) > len(loaders[0].sampler) == len(plain.data.train_split)
+    assert len(repeated.data.val_dataloader().sampler) == len(repeated.data.val_split)
 
 
 def test_a_repeated_image_is_drawn_anew(split: Split) -> None:

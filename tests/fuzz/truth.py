@@ -18,6 +18,7 @@ from unified.data.config import DataConfig
 from unified.data.split import Sources, Split
 from unified.metrics.coco_ap import CocoAP, CocoMaskAP
 from unified.metrics.keypoint_ap import CocoKeypointAP
+from unified.metrics.lvis_ap import LvisAP
 from unified.metrics.panoptic import PanopticQuality
 from unified.metrics.semantic import SemanticScores
 from unified.view import ImageMeta
@@ -26,6 +27,7 @@ METRICS: dict[str, Any] = {
     "objects": (CocoAP, "AP"),
     "masks": (CocoMaskAP, "AP"),
     "keypoints": (CocoKeypointAP, "AP"),
+    "federated": (LvisAP, "AP"),
     "pixels": (partial(SemanticScores, file="stuff"), "mIoU"),
     "segments": (PanopticQuality, "PQ"),
 }

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-EVERYTHING = "task=[detection,classification,embedding,instance,stuff,panoptic,keypoints]"
+EVERYTHING = "task=[detection,classification,embedding,instance,stuff,panoptic,keypoints,longtail]"
 
 
 def run(world: int, folder: Path, overrides: list[str]) -> list[dict[str, Any]]:

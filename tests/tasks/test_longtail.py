@@ -14,16 +14,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tasks.longtail import Balance, _of_images
+from tasks.longtail import CHUNK, Balance, _of_images
 from unified.data.augment import AugmentConfig
 from unified.data.dataset import ViewDataset
 from unified.errors import DataError
 from unified.kinds.federated import FederatedAsk, FederatedLabel, Recognitions
 from unified.metrics.lvis_ap import NAMES, LvisAP
 from unified.ops.losses import focal_gradient, focal_loss
+from unified.ops.matching import match_level
 from unified.task import Upstream
 from unified.view import ImageMeta, View, compose, letterbox
 from unified.weighting import values_of
@@ -157,14 +159,33 @@ def test_in_a_mosaic_each_image_speaks_of_its_own_place(shapes: Path, open_split
             assert (high - low).min() < 1.5, "two images speak of one place"
 
 
-def test_a_turned_image_speaks_of_what_lies_within_it() -> None:
-    label = FederatedLabel(np.array([[0, 0, 40, 30]], np.float32), np.array([3]), np.array([True]))
-    angle = np.deg2rad(20)
-    turn = np.array([[np.cos(angle), -np.sin(angle), 20], [np.sin(angle), np.cos(angle), 10]])
-    (box,) = label.seen(View(turn, SIZE), FederatedAsk()).boxes
+@given(st.floats(-45, 45), st.integers(5, 400), st.integers(5, 400), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_turned_image_speaks_of_what_lies_within_it(
+    degrees: float, width: int, height: int, mirrored: bool
+) -> None:
+    whole = np.array([[0, 0, width, height]], np.float32)
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turn = turn @ np.diag([-1.0 if mirrored else 1.0, 1.0]) * 0.7
+    view = View(np.column_stack([turn, [500.0, 500.0]]), 1000)
+    (box,) = FederatedLabel(whole, np.array([3]), np.array([True])).seen(view, FederatedAsk()).boxes
     corners = np.array([[box[0], box[1]], [box[2], box[1]], [box[0], box[3]], [box[2], box[3]]])
-    back = (corners - turn[:, 2]) @ turn[:, :2]
-    assert ((back >= -1e-3) & (back <= [40 + 1e-3, 30 + 1e-3])).all()
+    back = (corners - view.matrix[:, 2]) @ np.linalg.inv(turn).T
+    assert ((back >= -0.01) & (back <= [width + 0.01, height + 0.01])).all()
+    if degrees == 0:
+        np.testing.assert_allclose(box[2:] - box[:2], [0.7 * width, 0.7 * height], rtol=1e-3)
+
+
+def test_what_an_image_was_searched_for_is_not_lost_from_a_part_of_it(
+    shapes: Path, open_split: Callable
+) -> None:
+    """Objects of which little is left are; that there are no others is true of any part."""
+    label = open_split(shapes, "train", "federated").label("federated", 0)
+    corner = View(np.array([[1.0, 0, 56], [0, 1.0, 56]]), SIZE, min_side=4.0, min_visible=0.5)
+    seen = label.seen(corner, FederatedAsk())
+    assert seen.complete.sum() == label.complete.sum()
+    assert (seen.boxes[seen.complete] == [56, 56, SIZE, SIZE]).all()
 
 
 # --- What is learnt -----------------------------------------------------------------------
@@ -220,11 +241,142 @@ def test_boxes_are_those_of_detection_where_it_takes_part(make: Callable) -> Non
     alone, beside = make("task=[longtail]"), make("task=[detection,longtail]")
     rank = alone.tasks["longtail"].head.rank
     images = alone.batch().images
-    assert {o.shape[1] for o in alone.model(images)["longtail"].values()} == {rank + 4}
-    assert {o.shape[1] for o in beside.model(images)["longtail"].values()} == {rank}
+    assert {o.shape[1] for o in alone.model(images)["longtail"].values()} == {rank + 3 + 12}
+    assert {o.shape[1] for o in beside.model(images)["longtail"].values()} == {rank + 3}
     losses_of(beside, beside.batch())["box"].backward()
     predictors = beside.tasks["detection"].head.predictors.values()
     assert all(p.weight.grad.abs().sum() > 0 for p in predictors)
+
+
+def by_hand(made: Any, batch: Any) -> torch.Tensor:
+    """The federated focal loss, input by input and category by category, before the mean."""
+    task, truth = made.tasks["longtail"], batch.labels["federated"]
+    outputs, head = made.model(batch.images)["longtail"], task.head
+    total, count = torch.zeros(()), 0
+    for row in range(len(batch.metas)):
+        own = truth.image == row
+        objects, searched = own & ~truth.complete, own & truth.complete
+        positives = set()
+        for index, (level, stride) in enumerate(zip(head.levels, task.strides, strict=True)):
+            match = match_level(
+                truth.boxes[objects], truth.image[objects] * 0, head.anchors[index],
+                tuple(outputs[level].shape[2:]), stride, task.max_ratio,
+            )  # fmt: skip
+            labels = truth.labels[objects][match.target].tolist()
+            cells = (match.y.tolist(), match.x.tolist(), labels, match.target.tolist())
+            positives |= {(index, *cell) for cell in zip(*cells, strict=True)}
+        for index, y, x, label, _ in positives:
+            vector = outputs[head.levels[index]][row, : head.rank, y, x]
+            total = total + focal(head, vector, label, 1.0)
+        count += len(positives)
+        held = {place[:4] for place in positives}
+        for box, label in zip(truth.boxes[searched], truth.labels[searched].tolist(), strict=True):
+            for index, (level, stride) in enumerate(zip(head.levels, task.strides, strict=True)):
+                for y, x in np.ndindex(*outputs[level].shape[2:]):
+                    place = torch.tensor([x + 0.5, y + 0.5]) * stride
+                    inside = ((place >= box[:2]) & (place <= box[2:])).all()
+                    if inside and (index, y, x, label) not in held:
+                        vector = outputs[level][row, : head.rank, y, x]
+                        total = total + focal(head, vector, label, 0.0)
+    return total / count
+
+
+def focal(head: Any, vector: torch.Tensor, label: int, target: float) -> torch.Tensor:
+    logit = vector @ head.categories.weight[label] + head.categories.bias[label]
+    return focal_loss(logit, torch.tensor(target), 2.0)
+
+
+@pytest.mark.parametrize("view", ["augment=none", "augment=strong"])
+def test_the_federated_loss_is_that_of_each_input_and_category(make: Callable, view: str) -> None:
+    """Single images, and mosaics, in which each category is known in a part of the input."""
+    made = make("task=[longtail]", view)
+    batch = made.batch(2)
+    made.model.eval()
+    with torch.no_grad():
+        nn.init.normal_(made.tasks["longtail"].head.categories.bias)
+        found, wanted = losses_of(made, batch)["category"], by_hand(made, batch)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_mostly_denied_is_focused_and_weighed(make: Callable) -> None:
+    """γ grows from 2 to 10, and the weight with it; the balance of earlier steps decides."""
+    made = make("task=[longtail]", "task.longtail.equalise=8")
+    task, batch = made.tasks["longtail"], made.batch(2)
+    made.model.eval()
+    upstream, outputs = Upstream(), made.model(batch.images)["longtail"]
+    with torch.no_grad():
+        task.balance.negative.fill_(1.0)
+        task.balance.positive.fill_(1.0)
+        even = task.loss(outputs, batch, upstream)[0]["category"].total
+        assert task.balance.negative.min() >= 1
+        assert task.balance.negative.max() > 1
+        task.balance.negative.fill_(1.0)
+        task.balance.positive.fill_(0.0)
+        denied = task.loss(outputs, batch, upstream)[0]["category"].total
+    # Of an untrained network: positives miss 0.99, so that (1 + 8 / 2) · 0.99^8 is left.
+    assert denied / even == pytest.approx(5 * 0.99**8, rel=0.02)
+
+
+def test_the_anchor_that_matches_is_the_one_that_is_chosen(make: Callable) -> None:
+    """Learnt at cells of objects, and nowhere else."""
+    made = make("task=[longtail]")
+    task, batch = made.tasks["longtail"], made.batch(2)
+    head, truth = task.head, batch.labels["federated"]
+    outputs = made.model(batch.images)["longtail"]
+    outputs = {name: output.detach().requires_grad_() for name, output in outputs.items()}
+    task.loss(outputs, batch, Upstream())[0]["anchor"].total.backward()
+    cell, anchor, target, _ = task._match(truth, task._boxes(outputs, Upstream()))
+    pulled = torch.cat([c.grad.flatten(2) for c in outputs.values()], 2)
+    pulled = pulled[:, head.rank : head.rank + head.per_cell]
+    matched = torch.zeros_like(pulled, dtype=torch.bool)
+    matched[truth.image[target], anchor, cell] = True
+    used = matched.any(1, keepdim=True).expand_as(matched)
+    assert (pulled[matched] < 0).all()
+    assert (pulled[used & ~matched] > 0).all()
+    assert (pulled[~used] == 0).all()
+
+
+# --- What is decoded ----------------------------------------------------------------------
+
+
+def decoded(task: Any, vectors: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    with torch.no_grad():
+        return task._best(vectors, boxes)
+
+
+def test_of_all_cells_and_categories_the_best_are_kept(make: Callable) -> None:
+    """The same as from the whole table of logits, which is never made: cells in several parts."""
+    task = make("task=[longtail]").tasks["longtail"]
+    task.max_candidates, task.max_detections = 40, 40
+    cells = 2 * CHUNK + 100
+    vectors = torch.randn(cells, task.head.rank) * 3
+    # Boxes that do not touch, so that none is suppressed.
+    corner = torch.arange(cells)[:, None] * torch.tensor([[10.0, 0, 10, 0]])
+    boxes = corner + torch.tensor([0.0, 0, 5, 5])
+    found, scores, labels = decoded(task, vectors, boxes)
+    with torch.no_grad():
+        every = task.head.categories(vectors).sigmoid()
+    best, place = every.flatten().topk(40)
+    assert (best > task.min_score).all()
+    torch.testing.assert_close(scores, best)
+    assert torch.equal(labels, place % every.shape[1])
+    assert torch.equal(found, boxes[place // every.shape[1]])
+
+
+@pytest.mark.parametrize(("least", "left"), [(0.0, 12), (0.3, 6), (1.0, 0)])
+def test_suppression_is_per_category_above_the_least_score(
+    make: Callable, least: float, left: int
+) -> None:
+    """Six cells with one box: the best of each category stays."""
+    task = make("task=[longtail]").tasks["longtail"]
+    task.min_score = least
+    task.head.categories = nn.Linear(task.head.rank, 12)
+    with torch.no_grad():
+        task.head.categories.weight.zero_()
+        task.head.categories.bias.copy_(torch.logit(torch.tensor([0.2] * 6 + [0.6] * 6)))
+    boxes = torch.tensor([[0.0, 0, 9, 9]]).expand(6, -1)
+    _, scores, labels = decoded(task, torch.randn(6, task.head.rank), boxes)
+    assert len(scores) == len(set(labels.tolist())) == left
 
 
 def test_logits_of_images_are_products_with_their_own_vectors() -> None:
@@ -280,6 +432,27 @@ def test_the_truth_scores_one(split: Any, tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "lvis.json").read_text())
     assert len(rows) == len(split.sources["federated"].table)
     assert set(rows[0]) == {"image_id", "category_id", "bbox", "score"}
+
+
+def test_the_best_300_of_an_image_count(shapes: Path, open_split: Callable) -> None:
+    """Whatever their categories: what comes behind them is as if it were not there."""
+    split = open_split(shapes, "val", "federated")
+    source = split.sources["federated"]
+
+    def behind(index: int) -> Recognitions:
+        found = split.result("federated", index)
+        label = int(found.labels[0])
+        noise = torch.tensor([[0.0, 0, 3, 3]]).expand(300, -1)
+        return replace(
+            found,
+            boxes=torch.cat([noise, found.boxes]),
+            labels=torch.cat([torch.full((300,), label), found.labels]),
+            scores=torch.cat([torch.linspace(1, 0.9, 300), found.scores * 0.5]),
+        )
+
+    metric = LvisAP(source)
+    assert feed(metric, split, behind)["AP"] == 0
+    assert {len(record) for record in metric.records.values()} == {300}
 
 
 def test_groups_are_those_of_the_frequencies(shapes: Path, open_split: Callable) -> None:
@@ -384,7 +557,7 @@ def test_decoding_never_holds_all_logits(make: Callable) -> None:
             return out
 
     cells = {"p3": 80, "p4": 40, "p5": 20}
-    outputs = {n: torch.randn(1, task.head.rank + 4, side, side) for n, side in cells.items()}
+    outputs = {n: torch.randn(1, task.head.rank + 15, side, side) for n, side in cells.items()}
     with torch.no_grad(), Watch():
         task.keep(outputs, Upstream())
     assert most < 8e6

@@ -149,7 +149,14 @@ class DataModule(pl.LightningDataModule):
         """Every view that a task learns from."""
         assert self.train_split is not None, "there is no training split"
         views = {ask.view: self.augment.get(ask.view) for ask in self.asks}
-        return ViewDataset(self.train_split, self.config.image_size, self.asks, views, self.seed)
+        return ViewDataset(
+            self.train_split,
+            self.config.image_size,
+            self.asks,
+            views,
+            self.config.repeat,
+            self.seed,
+        )
 
     def val_dataset(self) -> ViewDataset:
         """Letterboxed images; further views that tasks check are drawn without mosaic."""
@@ -157,7 +164,9 @@ class DataModule(pl.LightningDataModule):
         for ask in self.checks:
             if ask.view != PLAIN:
                 views[ask.view] = AugmentConfig(**vars(self.augment[ask.view]) | {"mosaic": 0.0})
-        return ViewDataset(self.val_split, self.config.image_size, self.checks, views, self.seed)
+        return ViewDataset(
+            self.val_split, self.config.image_size, self.checks, views, seed=self.seed
+        )
 
     def train_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.train_dataset(), shuffle=True)
@@ -172,8 +181,7 @@ class DataModule(pl.LightningDataModule):
         images = self.config.batch_size // len(dataset.views)
         epoch, batches = self._start if shuffle else (0, 0)
         start = (epoch, batches * images)
-        factors = dataset.split.factors(self.config.repeat if shuffle else {})
-        sampler = EpochSampler(factors, shuffle, self.seed, rank, world, start)
+        sampler = EpochSampler(dataset.factors, shuffle, self.seed, rank, world, start)
         if shuffle and len(sampler) < images:
             raise DataError(
                 f"split {self.config.train!r} has {len(dataset)} images for {world} process(es), "

@@ -43,6 +43,7 @@ class ViewDataset(Dataset[list[Row]]):
         size: side of the square input in pixels, a multiple of 32.
         asks: what to read, and in which views.
         views: name → what to draw; None letterboxes. An image gives a row for each.
+        repeat: kind → share of the images below which a category is rare; see `Split.factors`.
         seed: start of all randomness; a row depends on (seed, its key, view) only, not on
             the number of workers or on what was drawn before.
     """
@@ -53,8 +54,10 @@ class ViewDataset(Dataset[list[Row]]):
         size: int,
         asks: Iterable[Ask],
         views: Mapping[str, AugmentConfig | None],
+        repeat: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
+        self.factors = split.factors(repeat or {})
         self.split, self.size, self.views, self.seed = split, size, dict(views), seed
         asked = list(asks)
         self.collate = Collate(asked, size)

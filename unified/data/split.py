@@ -174,9 +174,10 @@ class Split:
             source = self.sources.get(kind)
             if not isinstance(source, Categorised):
                 able = [k for k, s in self.sources.items() if isinstance(s, Categorised)]
+                fix = f"use one of: {', '.join(able)}" if able else f"~data.repeat.{kind}"
                 raise ConfigError(
                     f"data.repeat.{kind}: no task reads it, or its images hold no categories",
-                    f"use one of: {', '.join(able)}" if able else "leave it out: data.repeat={}",
+                    fix,
                 )
             own = np.append(repeat_factors(*source.held(), threshold), 1.0)  # -1: not listed
             factors = np.maximum(factors, own[self._place[kind]])

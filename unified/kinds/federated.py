@@ -77,11 +77,17 @@ class FederatedLabel:
 
 
 def _within(boxes: Array, view: View) -> Array:
-    """(N, 4) boxes that lie within the moved ones, also where these are turned."""
-    x1, y1, x2, y2 = boxes.T
-    corners = np.stack([x1, y1, x2, y1, x1, y2, x2, y2], 1).reshape(-1, 2)
-    moved = np.sort(view.points(corners).reshape(-1, 4, 2), axis=1)
-    return np.concatenate([moved[:, 1], moved[:, 2]], 1)
+    """(N, 4) boxes that lie within the moved ones, also where these are turned.
+
+    They are the hulls of the moved boxes, shrunk until their corners, moved back, lie inside.
+    """
+    linear = np.abs(view.matrix[:, :2])
+    centre = view.points((boxes[:, :2] + boxes[:, 2:]) / 2)
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2
+    hull = half @ linear.T
+    reach = hull @ np.abs(np.linalg.inv(view.matrix[:, :2])).T
+    hull *= (half / reach.clip(1e-9)).min(1, keepdims=True).clip(max=1)
+    return np.concatenate([centre - hull, centre + hull], 1)
 
 
 @dataclass

@@ -8,6 +8,8 @@ import math
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from unified.kinds.kind import Source
 from unified.metrics.coco_ap import CocoAP
 
@@ -35,6 +37,11 @@ class LvisAP(CocoAP):
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
+
+    def _record(self, found: Any, image_id: int) -> Any:
+        """LVIS counts the best of an image, whatever their categories."""
+        record = super()._record(found, image_id)
+        return record[np.argsort(-record[:, 4], kind="stable")[:MOST]]
 
     def compute(self) -> dict[str, float]:
         results = self._results()

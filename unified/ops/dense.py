@@ -89,8 +89,7 @@ class DenseBoxes(Publication):
     """Of outputs: a box at every anchor, of whatever category.
 
     Attributes:
-        raw: per level (B, A, H, W, R): four box numbers, and of several anchors how probable each
-            is.
+        raw: per level (B, A, H, W, 4 or more), of which the first four are the box's.
         anchors: (levels, A, 2) in input pixels.
         strides: input pixels per cell.
     """
@@ -109,15 +108,15 @@ class DenseBoxes(Publication):
             chosen[:, :4], grid, self.anchors[level][match.anchor], self.strides[level]
         )
 
-    def per_cell(self, level: int) -> Tensor:
-        """(B, H·W, 4) boxes in input pixels, of each cell's most probable anchor."""
-        raw, sizes = self.raw[level], self.anchors[level]
-        b, count, h, w, _ = raw.shape
-        best = raw[..., 4].argmax(1) if count > 1 else raw.new_zeros((b, h, w), dtype=torch.long)
-        chosen = raw[..., :4].gather(1, best[:, None, ..., None].expand(-1, -1, -1, -1, 4))[:, 0]
-        y, x = torch.meshgrid(*(torch.arange(n, device=raw.device) for n in (h, w)), indexing="ij")
-        grid = torch.stack([x, y], -1)
-        return decode_boxes(chosen, grid, sizes[best], self.strides[level]).flatten(1, 2)
+    def per_cell(self, level: int, which: Tensor) -> Tensor:
+        """(B, H·W, 4) boxes in input pixels, of the anchor (B, H, W) chosen in each cell."""
+        raw = self.raw[level][..., :4]
+        y, x = torch.meshgrid(
+            *(torch.arange(n, device=raw.device) for n in which.shape[1:]), indexing="ij"
+        )
+        chosen = raw.gather(1, which[:, None, ..., None].expand(-1, -1, -1, -1, 4))[:, 0]
+        grid, sizes = torch.stack([x, y], -1), self.anchors[level][which]
+        return decode_boxes(chosen, grid, sizes, self.strides[level]).flatten(1, 2)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import mmap
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -40,6 +40,14 @@ class Image(msgspec.Struct):
         if not (self.file_name or self.coco_url):
             raise ValueError("Object missing required field `file_name`")
         check_name(self.file_name or "")
+
+    def name(self, folder: str) -> str:
+        """Of the file, relative to the root of the data.
+
+        Args:
+            folder: that the images of the list lie in.
+        """
+        return f"{folder}/{self.file_name or PurePosixPath(str(self.coco_url)).name}"
 
 
 def check_name(name: str) -> None:
@@ -111,22 +119,21 @@ class Document:
         """An error about this file, to be raised."""
         return DataError(f"{self.path}: {subject}: {problem}", fix)
 
-    def images(self, folder: str) -> Images:
+    def images(self, folder: str, entry: type[Image] = Image) -> Images:
         """The images that the file lists, by rising id.
 
         Args:
             folder: that they lie in, within the root of the data.
+            entry: their type.
         """
         fix = "each image needs id, file_name, height and width"
-        rows = sorted(self.entries("images", Image, fix), key=lambda row: row.id)
+        rows = sorted(self.entries("images", entry, fix), key=lambda row: row.id)
         self._refuse_repeated("images", [row.id for row in rows])
         return Images(
             ids=np.array([row.id for row in rows], np.int64),
             heights=np.array([row.height for row in rows], np.int64),
             widths=np.array([row.width for row in rows], np.int64),
-            names=Ragged.of_texts(
-                f"{folder}/{row.file_name or Path(str(row.coco_url)).name}" for row in rows
-            ),
+            names=Ragged.of_texts(row.name(folder) for row in rows),
         )
 
     def categories(self, entry: type[Entry]) -> list[Entry]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from unified.arrays import Array, Ragged
+from unified.data.coco import document as coco
 from unified.data.coco.document import Document, Id, check_name
 from unified.data.coco.objects import check_area, check_box, check_objects, sizes_of
 from unified.data.coco.table import Table, TableBuilder
@@ -38,28 +38,24 @@ class Category(msgspec.Struct):
     frequency: Frequency
 
 
-class Image(msgspec.Struct):
+class Image(coco.Image, kw_only=True):
     """An entry of `images`: where it is, and what is known of it."""
 
-    id: Id
     neg_category_ids: list[Id]
     not_exhaustive_category_ids: list[Id]
-    file_name: str | None = None
-    coco_url: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_name(self.name("folder"))
 
     def name(self, folder: str) -> str:
-        """Of the file within the root.
-
-        The URL goes first: lists of v1 name images of several folders, and have no other name;
+        """The URL goes first: lists of v1 name images of several folders, and have no other name;
         those of v0.5 have the file names of 2014.
         """
         match PurePosixPath(urlsplit(self.coco_url or "").path).parts[1:]:
             case *_, of_url, file:
                 return f"{of_url}/{file}"
-        return f"{folder}/{self.file_name}"
+        return super().name(folder)
 
 
 class Annotation(msgspec.Struct):
@@ -89,7 +85,7 @@ class FederatedObjects:
     def __init__(self, sources: Sources) -> None:
         self.file = self.json(sources)
         document = Document(self.file)
-        self.images = document.images(sources.split)
+        self.images = document.images(sources.split, Image)
         categories = document.categories(Category)
         ids = tuple(category.id for category in categories)
         self.space = FederatedSpace(
@@ -103,21 +99,20 @@ class FederatedObjects:
             builder.add(row.image_id, row.id, row.category_id, row.bbox, area, False)
         self.table: Table = builder.build(self.images.ids, ids)
         self.known: Array = np.ones(len(self.images), bool)
-        self._read_images(document, sources.split)
+        self._read_images(document)
 
     @staticmethod
     def json(sources: Sources) -> Path:
         """Where the json is."""
         return sources.json("lvis")
 
-    def _read_images(self, document: Document, folder: str) -> None:
-        """Names of the files, and the categories that each image was searched for."""
+    def _read_images(self, document: Document) -> None:
+        """The categories that each image was searched for."""
         index = {key: label for label, key in enumerate(self.space.ids)}
         place = {int(key): row for row, key in enumerate(self.images.ids)}
-        names, complete = [""] * len(place), [np.zeros(0, np.int64)] * len(place)
+        complete = [np.zeros(0, np.int64)] * len(place)
         for image in document.entries("images", Image, LISTS):
             row = place[image.id]
-            names[row] = image.name(folder)
             lists = (image.neg_category_ids, image.not_exhaustive_category_ids)
             for key in (key for keys in lists for key in keys if key not in index):
                 raise document.refuse(
@@ -134,7 +129,6 @@ class FederatedObjects:
                 )
             searched = np.union1d(absent, present)
             complete[row] = np.setdiff1d(searched, open_ended)
-        self.images = replace(self.images, names=Ragged.of_texts(names))
         self.complete = Ragged(
             np.concatenate(complete), np.cumsum([0, *map(len, complete)]).astype(np.int64)
         )
