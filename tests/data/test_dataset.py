@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from unified.arrays import IGNORE
 from unified.data.augment import AugmentConfig
 from unified.data.datamodule import _raising
-from unified.data.dataset import Collate, ViewDataset
+from unified.data.dataset import Collate, Partners, ViewDataset
 from unified.data.sampler import EpochSampler, repeat_factors
 from unified.data.split import Split
 from unified.errors import ConfigError, DataError, JobError
@@ -111,6 +111,15 @@ def test_images_that_come_more_often_look_different_each_time() -> None:
         assert len(keys) == len(set(keys)) == len(sampler) == 9
         seen += np.bincount([key[1] for key in keys], minlength=5)
     np.testing.assert_allclose(seen / 400, factors * 9 / factors.sum(), atol=0.06)
+
+
+def test_partners_of_a_mosaic_come_as_often_as_images(split: Split) -> None:
+    factors = np.ones(len(split))
+    factors[2] = 4.0
+    partners, rng = Partners(split, ["objects"], factors), np.random.default_rng(0)
+    drawn = [p for _ in range(600) for p in partners.draw(rng, 0)]
+    share = np.bincount(drawn, minlength=len(split)) / len(drawn)
+    np.testing.assert_allclose(share, factors / factors.sum(), atol=0.04)
 
 
 def test_training_repeats_as_the_configuration_says(make: Callable) -> None:

@@ -13,7 +13,7 @@ from unified.arrays import Array
 from unified.batch import Batch
 from unified.data.augment import AugmentConfig, draw_colour, draw_mosaic, draw_single, recolour
 from unified.data.images import draw_file
-from unified.data.sampler import Key
+from unified.data.sampler import Key, in_turn
 from unified.data.split import Split
 from unified.errors import ConfigError
 from unified.kinds.kind import Ask, Seen
@@ -65,7 +65,7 @@ class ViewDataset(Dataset[list[Row]]):
             view: {ask.kind: ask for ask in asked if ask.view == view} for view in self.views
         }
         self.partners = {
-            view: Partners(split, self.asks[view])
+            view: Partners(split, self.asks[view], self.factors)
             for view, augment in self.views.items()
             if augment is not None and augment.mosaic > 0
         }
@@ -139,12 +139,14 @@ class Partners:
     Args:
         split: the images.
         kinds: what is asked of them in the view.
+        factors: (N,) how often each comes.
     """
 
-    def __init__(self, split: Split, kinds: Iterable[str]) -> None:
+    def __init__(self, split: Split, kinds: Iterable[str], factors: Array) -> None:
         known = np.stack([np.ones(len(split), bool), *(split.known(kind) for kind in kinds)], 1)
         patterns, self.pattern = np.unique(known, axis=0, return_inverse=True)
-        self.candidates = [np.flatnonzero((known | ~p).all(1)) for p in patterns]
+        able = [np.flatnonzero((known | ~p).all(1)) for p in patterns]
+        self.candidates = [rows[in_turn(factors[rows], 0.5)] for rows in able]
 
     def draw(self, rng: np.random.Generator, index: int) -> list[int]:
         """Three of them, which may be the image itself."""

@@ -38,9 +38,7 @@ class EpochSampler(Sampler[Key]):
         world: int = 1,
         start: tuple[int, int] = (0, 0),
     ) -> None:
-        self.length = round(float(factors.sum()))
-        # Position k of an epoch's images belongs to the first image whose share ends behind it.
-        self.ends = np.cumsum(factors) * (self.length / factors.sum())
+        self.factors, self.length = factors, round(float(factors.sum()))
         self.shuffle, self.seed = shuffle, seed
         self.rank, self.world = rank, world
         self.start, self.epoch = start, start[0]
@@ -59,8 +57,7 @@ class EpochSampler(Sampler[Key]):
             rng = np.random.default_rng((self.seed, self.epoch))
             rng.shuffle(order)
             offset = rng.random()
-        images = np.searchsorted(self.ends, places + offset, side="right")
-        images = images.clip(max=len(self.ends) - 1)  # the last end is rounded
+        images = in_turn(self.factors, offset)
         turns = places - np.searchsorted(images, images)
         drawn = np.stack([images, turns], 1)[order]
         padded = np.resize(drawn, (len(self) * self.world, 2))
@@ -69,6 +66,23 @@ class EpochSampler(Sampler[Key]):
         seen = self.start[1] if self.epoch == self.start[0] else 0
         for image, turn in padded[self.rank :: self.world][seen:].tolist():
             yield (epoch, image, turn) if turn else (epoch, image)
+
+
+def in_turn(factors: Array, offset: float) -> Array:
+    """Every image as often as it comes, one after the other.
+
+    Args:
+        factors: (N,) how often; what is left over a whole number is rounded by chance.
+        offset: the chance, from 0 to 1.
+
+    Returns:
+        (Σ factors,) int64 rising positions of images.
+    """
+    total = round(float(factors.sum()))
+    # Place k belongs to the first image whose share ends behind it.
+    ends = np.cumsum(factors) * (total / factors.sum())
+    images = np.searchsorted(ends, np.arange(total) + offset, side="right")
+    return images.clip(max=len(factors) - 1)  # the last end is rounded
 
 
 def repeat_factors(first: Array, labels: Array, threshold: float) -> Array:
