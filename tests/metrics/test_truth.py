@@ -23,6 +23,7 @@ from unified.kinds.masks import Masks
 from unified.kinds.objects import Detections
 from unified.kinds.segments import PanopticSegments
 from unified.metrics.coco_ap import CocoAP, CocoMaskAP
+from unified.metrics.lvis_ap import LvisAP
 from unified.metrics.panoptic import PanopticQuality
 from unified.metrics.semantic import SemanticScores
 from unified.rle import encode
@@ -273,3 +274,24 @@ def test_what_a_split_does_not_have_scores_nothing(
     )
     assert np.isnan(segments["PQ_st"])
     assert segments["PQ"] == segments["PQ_th"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "metric"),
+    [("objects", "instances", CocoAP), ("federated", "lvis", LvisAP)],
+)
+def test_a_box_without_an_inside_costs_nothing(
+    kind: str, name: str, metric: Any, shapes: Path, tmp_path: Path, open_split: Callable
+) -> None:
+    """Nobody can find it, and COCO has some; it counts as a crowd does."""
+    shutil.copytree(shapes, tmp_path / "root")
+    file = tmp_path / "root" / "annotations" / f"{name}_val.json"
+    document = json.loads(file.read_text())
+    row = next(row for row in document["annotations"] if not row.get("iscrowd"))
+    row["bbox"] = [5, 5, 0, 7]
+    file.write_text(json.dumps(document))
+    split = open_split(tmp_path / "root", "val", kind)
+    scores = feed(metric(split.sources[kind]), split, lambda index: split.result(kind, index))
+    assert scores["AP"] == pytest.approx(1.0)
+    every = sum(len(split.result(kind, index).labels) for index in range(len(split)))
+    assert every == sum(not row.get("iscrowd") for row in document["annotations"]) - 1

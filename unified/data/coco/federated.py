@@ -15,7 +15,7 @@ import torch
 from unified.arrays import Array, Ragged
 from unified.data.coco import document as coco
 from unified.data.coco.document import Document, Id, check_name
-from unified.data.coco.objects import check_area, check_box, check_objects, sizes_of
+from unified.data.coco.objects import check_area, check_box, check_objects, is_empty, sizes_of
 from unified.data.coco.table import Table, TableBuilder
 from unified.data.split import Sources
 from unified.kinds.federated import (
@@ -96,7 +96,7 @@ class FederatedObjects:
         builder = TableBuilder(document)
         for row in document.entries("annotations", Annotation, FIX):
             area = row.bbox[2] * row.bbox[3] if row.area is None else row.area
-            builder.add(row.image_id, row.id, row.category_id, row.bbox, area, False)
+            builder.add(row.image_id, row.id, row.category_id, row.bbox, area, is_empty(row.bbox))
         self.table: Table = builder.build(self.images.ids, ids)
         self.known: Array = np.ones(len(self.images), bool)
         self._read_images(document)
@@ -134,15 +134,14 @@ class FederatedObjects:
         )
 
     def read(self, index: int) -> FederatedLabel:
-        rows = self.table.rows(index)
         complete = self.complete[index]
         height, width = self.images.size(index)
         whole = np.tile(np.array([0, 0, width, height], np.float32), (len(complete), 1))
-        objects = rows.stop - rows.start
+        found = self.table.objects(index).countable()
         return FederatedLabel(
-            boxes=np.concatenate([self.table.boxes[rows], whole]),
-            labels=np.concatenate([self.table.labels[rows], complete]),
-            complete=np.arange(objects + len(complete)) >= objects,
+            boxes=np.concatenate([found.boxes, whole]),
+            labels=np.concatenate([found.labels, complete]),
+            complete=np.arange(len(found) + len(complete)) >= len(found),
         )
 
     def files(self) -> list[Path]:
@@ -163,7 +162,7 @@ class FederatedObjects:
         document: dict[str, Any] = json.loads(self.file.read_text())
         for number, row in enumerate(document["annotations"], 1):
             row["id"] = number  # evaluators pass over an id of 0, and over repeated ones
-            row["iscrowd"] = 0
+            row["iscrowd"] = int(is_empty(row["bbox"]))
             if row.get("area") is None:
                 row["area"] = row["bbox"][2] * row["bbox"][3]
         return document
@@ -173,6 +172,6 @@ class FederatedObjects:
         return self.document
 
     def result(self, index: int) -> Recognitions:
-        rows = self.table.rows(index)
-        boxes, labels = (torch.from_numpy(a[rows]) for a in (self.table.boxes, self.table.labels))
+        found = self.table.objects(index).countable()
+        boxes, labels = torch.from_numpy(found.boxes), torch.from_numpy(found.labels)
         return Recognitions(boxes, torch.ones(len(boxes)), labels)

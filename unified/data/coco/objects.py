@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,6 +88,14 @@ def check_box(box: tuple[float, ...]) -> None:
         raise ValueError(f"Expected a box with a size, got {list(box)} - at `$.bbox`")
 
 
+def is_empty(box: Sequence[float]) -> bool:
+    """Whether a box [x, y, width, height] has no inside: it can neither be learnt nor be found.
+
+    COCO has such boxes; they count as crowds do, for which no evaluator asks.
+    """
+    return not (box[2] > 0 and box[3] > 0)
+
+
 def check_area(area: float | None) -> None:
     """Refuse an area that is none, with a ValueError."""
     if area is not None and not 0 <= area <= FARTHEST**2:
@@ -133,7 +141,8 @@ class Objects:
             builder.add(
                 row.image_id, row.id, row.category_id, row.bbox,
                 row.bbox[2] * row.bbox[3] if row.area is None else row.area,
-                bool(row.iscrowd), identity, [r for r in polygons if len(r) >= FEWEST],
+                bool(row.iscrowd) or is_empty(row.bbox), identity,
+                [r for r in polygons if len(r) >= FEWEST],
                 row.segmentation.compressed() if isinstance(row.segmentation, RunLengths) else b"",
             )  # fmt: skip
         ids = tuple(category.id for category in categories)
@@ -171,7 +180,7 @@ class Objects:
             row["id"] = number  # evaluators pass over an id of 0, and over repeated ones
             if row.get("area") is None:
                 row["area"] = row["bbox"][2] * row["bbox"][3]
-            row.setdefault("iscrowd", 0)
+            row["iscrowd"] = int(bool(row.get("iscrowd")) or is_empty(row["bbox"]))
         return document
 
     def truth(self) -> dict[str, Any]:
@@ -197,6 +206,17 @@ def perfect(label: ObjectLabel) -> Detections:
     return Detections(boxes, torch.ones(len(boxes)), labels)
 
 
+def _warn_of_empty(file: Path, table: Table) -> None:
+    """Boxes without an inside count as crowds do."""
+    empty = (table.boxes[:, 2:] <= table.boxes[:, :2]).any(1)
+    if empty.any():
+        log.warning(
+            "%s: %d of %d boxes have no width or no height, and are passed over, first: "
+            "annotation %d",
+            file, empty.sum(), len(table.boxes), table.ids[empty.argmax()],
+        )  # fmt: skip
+
+
 def _warn_of_outside(file: Path, table: Table, images: Images) -> None:
     """Boxes that no pixel of their image is in are a mistake of units or of images."""
     rows = np.repeat(np.arange(len(images)), np.diff(table.first))
@@ -218,6 +238,7 @@ def check_objects(file: Path, table: Table, images: Images, space: Categories, l
     absent = [space.names[i] for i in np.flatnonzero(counts == 0)]
     if len(absent) == len(space):
         raise DataError(f"{file} annotates no object", "choose a split with annotations")
+    _warn_of_empty(file, table)
     _warn_of_outside(file, table, images)
     if absent and learn:
         shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
