@@ -27,7 +27,7 @@ REASONS = (
      "joints may be absent or outside of the image; lines of a skeleton are only drawn, those to "
      "joints that are not there are left out"),
     (r"annotations: lvis categories\.\d\.(def|image_count|instance_count|synonyms|synset)",
-     "read by nobody: counts are made anew"),
+     "no metric reads what describes a category"),
     (r"annotations: .*(file_name|long name|fields|track_id)", "read by no task that is scored"),
     (r"annotations: .*(deleted|twice|one annotation|no annotations| = \[\])",
      "fewer or more entries are another data set, which is read as it is"),
