@@ -34,7 +34,7 @@ lint: $(READY) ## fix what can be fixed, then check
 	$(BIN)/ruff format .
 	$(BIN)/mypy
 
-fuzz: $(READY) ## feed bad and unusual inputs to every command (half an hour)
+fuzz: $(READY) ## feed bad and unusual inputs to every command (an hour or more)
 	$(BIN)/python tests/fuzz
 
 bench: $(READY) ## the measurements of docs/results, one after the other (hours on two cores)
