@@ -34,6 +34,7 @@ class CocoAP(Collector[Any]):
     """
 
     primary = "AP"
+    names: tuple[str, ...] = NAMES
     iou_type = "bbox"
     file = "bbox.json"
 
@@ -65,18 +66,26 @@ class CocoAP(Collector[Any]):
     def compute(self) -> dict[str, float]:
         results = self._results()
         if not len(results):
-            return dict.fromkeys(NAMES, 0.0 if self._has_truth() else math.nan)
+            return dict.fromkeys(self.names, 0.0 if self._has_truth() else math.nan)
         with contextlib.redirect_stdout(io.StringIO()):
             truth, evaluate = self.truth
-            evaluation = evaluate(truth, truth.loadRes(results), self.iou_type)
+            evaluation = self._evaluation(evaluate, truth, truth.loadRes(results))
             evaluation.params.imgIds = sorted(self.records)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
         self.evaluation = evaluation
         # Evaluators say -1 where there is no object that could be found.
-        stats = (float(v) if v >= 0 else math.nan for v in evaluation.stats)
-        return dict(zip(NAMES, stats, strict=False))
+        stats = (float(v) if v >= 0 else math.nan for v in self._stats())
+        return dict(zip(self.names, stats, strict=False))
+
+    def _evaluation(self, evaluate: Any, truth: Any, found: Any) -> Any:
+        """The evaluator, before it has evaluated anything."""
+        return evaluate(truth, found, self.iou_type)
+
+    def _stats(self) -> Sequence[float]:
+        """What the evaluator found, in the order of the names."""
+        return list(self.evaluation.stats)
 
     @cached_property
     def truth(self) -> tuple[Any, Any]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import math
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +30,7 @@ class LvisAP(CocoAP):
         source: the federated objects; its truth is LVIS's json.
     """
 
+    names = tuple(NAMES)
     file = "lvis.json"
 
     def __init__(self, source: Source) -> None:
@@ -43,22 +41,13 @@ class LvisAP(CocoAP):
         record = super()._record(found, image_id)
         return record[np.argsort(-record[:, 4], kind="stable")[:MOST]]
 
-    def compute(self) -> dict[str, float]:
-        results = self._results()
-        if not len(results):
-            return dict.fromkeys(NAMES, 0.0 if self._has_truth() else math.nan)
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth, evaluate = self.truth
-            evaluation = evaluate(truth, truth.loadRes(results), self.iou_type, lvis_style=True)
-            evaluation.params.imgIds = sorted(self.records)
-            evaluation.params.maxDets = [MOST]
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        self.evaluation = evaluation
-        stats = evaluation.stats_as_dict
-        # Evaluators say -1 where there is no object that could be found.
-        return {name: v if (v := stats[own]) >= 0 else math.nan for name, own in NAMES.items()}
+    def _evaluation(self, evaluate: Any, truth: Any, found: Any) -> Any:
+        evaluation = evaluate(truth, found, self.iou_type, lvis_style=True)
+        evaluation.params.maxDets = [MOST]
+        return evaluation
+
+    def _stats(self) -> list[float]:
+        return [self.evaluation.stats_as_dict[own] for own in NAMES.values()]
 
     @cached_property
     def truth(self) -> tuple[Any, Any]:
