@@ -16,12 +16,9 @@ from unified.kinds.keypoints import KeypointAsk, Keypoints, KeypointSpace, Keypo
 from unified.kinds.kind import STRONG, Source
 from unified.kinds.objects import ObjectAsk, ObjectTargets, find_objects
 from unified.ops.boxes import points_to_original
-from unified.ops.dense import Anchors, Cells, Kept, Matches
+from unified.ops.dense import Anchors, Cells, DenseBoxes, Kept, Matches
 from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
 from unified.trunks.features import FeatureSpec
-
-REACH = 4.0
-"""Cells that a joint lies from its anchor's cell where the network says 1."""
 
 
 class KeypointDetection(Task):
@@ -36,7 +33,7 @@ class KeypointDetection(Task):
     """
 
     name = "keypoints"
-    requires = (Anchors, Matches, Kept)
+    requires = (Anchors, DenseBoxes, Matches, Kept)
     truth = KeypointAsk
     losses = ("similarity", "distance", "visibility")
 
@@ -79,15 +76,16 @@ class KeypointDetection(Task):
         """Joints of the matched anchors against those of their objects, where these have some.
 
         Similarity is 1 − OKS over the known joints, as COCO measures it (Maji et al. 2022,
-        YOLO-Pose, equation 2). It says nothing of joints that are far off: there distance does, a
-        logarithm of the same squared distance. Visibility is the cross-entropy of whether a joint
-        is known. Reads joints (N, K, 3) and areas (N,) of the targets `keypoints`.
+        YOLO-Pose, equation 2). It says nothing of joints that are far off: there distance does, in
+        units of the same tolerance (pseudo-Huber; Charbonnier et al. 1997): squared where it is
+        small, and from afar the same pull from anywhere. Visibility is the cross-entropy of whether
+        a joint is known. Reads joints (N, K, 3) and areas (N,) of the targets `keypoints`.
         """
         matches = upstream[Matches]
         objects: ObjectTargets = batch.labels["objects"]  # type: ignore[assignment]
         truth: KeypointTargets = batch.labels["keypoints"]  # type: ignore[assignment]
         rows = find_objects(objects, truth.image, truth.keys)[matches.target]
-        found = self._joints(outputs, matches.cells)[rows >= 0]
+        found = self._joints(outputs, matches.cells, upstream)[rows >= 0]
         rows = rows[rows >= 0]
         joints, labels = truth.joints[rows], truth.labels[rows]
         known = (joints[..., 2] > 0).float()
@@ -99,22 +97,26 @@ class KeypointDetection(Task):
         count = squared.new_tensor(len(rows))
         losses = {
             "similarity": Mean(_mean(1 - (-error).exp(), known).sum(), count),
-            "distance": Mean(_mean(error.log1p(), known).sum(), count),
+            "distance": Mean(_mean((1 + error).sqrt() - 1, known).sum(), count),
             "visibility": Mean(_mean(sure, own).sum(), count),
         }
         return losses, None
 
-    def _joints(self, outputs: Mapping[str, Tensor], cells: Cells) -> Tensor:
-        """(N, K, 3) x, y in input pixels and the logit of the probability, at some anchors."""
+    def _joints(self, outputs: Mapping[str, Tensor], cells: Cells, upstream: Upstream) -> Tensor:
+        """(N, K, 3) x, y in input pixels and the logit of the probability, at some anchors.
+
+        Places are in units of the anchor, so that small and large objects are equally hard.
+        """
         raw = cells.gather(self.head.of_anchors(outputs)).unflatten(1, (self.head.joints, 3))
         centre = torch.stack([cells.x, cells.y], 1) + 0.5
         stride = self.strides[cells.level][:, None, None]
-        xy = (centre[:, None] + REACH * raw[..., :2]) * stride
+        sizes = upstream[DenseBoxes].anchors[cells.level, cells.anchor]
+        xy = centre[:, None] * stride + raw[..., :2] * sizes[:, None]
         return torch.cat([xy, raw[..., 2:]], -1)
 
     def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Tensor:
         """(N, K, 3) x, y in input pixels, and the probability, of each detection."""
-        found = self._joints(outputs, upstream[Kept].cells)
+        found = self._joints(outputs, upstream[Kept].cells, upstream)
         return torch.cat([found[..., :2], found[..., 2:].sigmoid()], -1)
 
     def finish(self, kept: Tensor, batch: Batch, upstream: Upstream) -> list[Keypoints]:

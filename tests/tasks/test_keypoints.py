@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from tasks.keypoints import REACH
 from unified.batch import Batch
 from unified.canvas import Canvas
 from unified.data.coco.keypoints import SIGMA, Category
@@ -239,7 +238,7 @@ def test_objects_without_joints_teach_boxes_only(make: Callable) -> None:
     made = make("task=[detection,keypoints]")
     batch = made.batch(8)
     outputs = made.model.train()(batch.images)
-    upstream = Upstream()
+    upstream = Upstream(made.tasks["detection"].shares(outputs["detection"]))
     _, matches = made.tasks["detection"].loss(outputs["detection"], batch, upstream)
     upstream.add(matches)
     losses, _ = made.tasks["keypoints"].loss(outputs["keypoints"], batch, upstream)
@@ -254,7 +253,8 @@ def test_objects_without_joints_teach_boxes_only(make: Callable) -> None:
 
 def learnt(made: Any, batch: Any) -> tuple[Any, dict, Upstream]:
     """The task, raw outputs of which the matched anchors say the truth, and the matches."""
-    task, outputs, upstream = made.tasks["keypoints"], made.model.train()(batch.images), Upstream()
+    task, outputs = made.tasks["keypoints"], made.model.train()(batch.images)
+    upstream = Upstream(made.tasks["detection"].shares(outputs["detection"]))
     _, matches = made.tasks["detection"].loss(outputs["detection"], batch, upstream)
     upstream.add(matches)
     objects, truth = batch.labels["objects"], batch.labels["keypoints"]
@@ -263,12 +263,10 @@ def learnt(made: Any, batch: Any) -> tuple[Any, dict, Upstream]:
     cells, own = matches.cells, task.head.of_anchors(raw)
     for index in (rows >= 0).nonzero().squeeze(1).tolist():
         name = cells.levels[cells.level[index]]
-        stride = task.head.strides[name]
         joints = truth.joints[rows[index]]
-        centre = torch.stack([cells.x[index], cells.y[index]]) + 0.5
-        said = torch.cat(
-            [(joints[:, :2] / stride - centre) / REACH, (joints[:, 2:] > 0) * 80.0 - 40], 1
-        )
+        centre = (torch.stack([cells.x[index], cells.y[index]]) + 0.5) * task.head.strides[name]
+        size = made.tasks["detection"].head.anchors[cells.level[index], cells.anchor[index]]
+        said = torch.cat([(joints[:, :2] - centre) / size, (joints[:, 2:] > 0) * 80.0 - 40], 1)
         place = cells.image[index], cells.anchor[index]
         own[name][(*place, slice(None), cells.y[index], cells.x[index])] = said.flatten()
     return task, raw, upstream
