@@ -17,7 +17,7 @@ PRIOR = 0.01
 
 
 class LongTailHead(DenseHead):
-    """Level → (B, rank + A + 4·own, H, W): a vector, which anchor fits, boxes at its own anchors.
+    """Level → (B, rank + A + 4·own, H, W): a vector, qualities of A boxes, own anchors' boxes.
 
     Maps of all categories are never made: logits are products of the vectors that matter with those
     of the categories that matter. In the forward pass the number of categories costs nothing; what
@@ -69,8 +69,8 @@ class LongTailHead(DenseHead):
         own = (outputs[name][:, : self.rank] for name in self.levels)
         return [output.flatten(2).transpose(1, 2) for output in own]
 
-    def choices(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """Per level (B, A, H, W), logits of how well each anchor fits what is there."""
+    def qualities(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Per level (B, A, H, W), logits of how well each anchor's box fits what is there."""
         return [outputs[name][:, self.rank :][:, : self.per_cell] for name in self.levels]
 
     def boxes(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:

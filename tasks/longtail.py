@@ -76,8 +76,9 @@ class LongTailRecognition(Task):
     """A vector per cell, compared with a vector per category, and boxes of no category.
 
     The boxes are detection's where it takes part, which then learns from these objects, too; else
-    they are at anchors of its own. Which of a cell's anchors fits is an output of its own, since
-    detection knows that of its own categories only.
+    they are at anchors of its own. How well each of a cell's boxes fits is an output of its own,
+    since detection knows that of its own categories only: the best is taken, and its quality is a
+    factor of the score.
 
     Args:
         features, data, upstream: what trunk, data set and detection publish.
@@ -96,14 +97,14 @@ class LongTailRecognition(Task):
         nms_iou: overlap at which the lower-scored box of a category is suppressed.
         max_detections: kept per image; LVIS counts 300.
         view: in which it learns; must be that of detection where this takes part.
-        loss_weights: fixed weights of category, box and anchor.
+        loss_weights: fixed weights of category, box and quality.
     """
 
     name = "longtail"
     uses = (Anchors, DenseBoxes)
     truth = FederatedAsk
     measured = ("anchors",)
-    losses = ("category", "box", "anchor")
+    losses = ("category", "box", "quality")
 
     def __init__(
         self,
@@ -158,30 +159,29 @@ class LongTailRecognition(Task):
     def loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
     ) -> tuple[Losses, None]:
-        """Federated focal loss of the categories, CIoU of the boxes, which anchors match.
+        """Federated focal loss of the categories, CIoU of the boxes, and how well these fit.
 
         An object's category is positive at its matched cells. It is negative at all other cells of
         the images that are known to have no others of it. Nothing else is learnt from (Gupta et al.
-        2019, section 3). Reads boxes (M, 4), labels (M,) and complete (M,) of the targets
+        2019, section 3). Quality learns 1 − CIoU loss of every box at the cells of objects, 0 where
+        its anchor matches none. Reads boxes (M, 4), labels (M,) and complete (M,) of the targets
         `federated`.
         """
         truth: FederatedTargets = batch.labels["federated"]  # type: ignore[assignment]
         dense = self._boxes(outputs, upstream)
         cell, anchor, target, box_losses = self._match(truth, dense)
         vectors = torch.cat(self.head.vectors(outputs), 1).float()
-        choices = torch.cat([c.flatten(2) for c in self.head.choices(outputs)], 2).float()
+        qualities = torch.cat([q.flatten(2) for q in self.head.qualities(outputs)], 2).float()
         once = _once(cell, target, vectors.shape[1])
         focus = self.gamma + self.equalise * self.balance.lack()
         positive = self._positives(vectors, truth, *once, focus)
         negative = self._negatives(vectors, truth, *once, self._places(dense), focus)
-        place = truth.image[target], anchor, cell
-        fits = torch.zeros_like(choices).index_put_(place, choices.new_ones(()))
-        used = fits.amax(1, keepdim=True).expand_as(fits)
-        chosen = F.binary_cross_entropy_with_logits(choices, fits, reduction="none")
+        goal, held = _overlaps(qualities, truth.image[target], anchor, cell, box_losses)
+        missed = F.binary_cross_entropy_with_logits(qualities, goal, reduction="none") * held
         return {
             "category": Mean(positive + negative, positive.new_tensor(len(once[0]))),
             "box": Mean(box_losses.sum(), box_losses.new_tensor(len(box_losses))),
-            "anchor": Mean((chosen * used).sum(), used.sum()),
+            "quality": Mean(missed.sum(), held.sum()),
         }, None
 
     def _match(
@@ -247,10 +247,14 @@ class LongTailRecognition(Task):
     def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Candidates:
         """Best pairs of cell and category, non-maximum suppression per category."""
         dense = self._boxes(outputs, upstream)
-        which = [choice.argmax(1) for choice in self.head.choices(outputs)]
-        boxes = torch.cat([dense.per_cell(level, best) for level, best in enumerate(which)], 1)
-        vectors = torch.cat(self.head.vectors(outputs), 1)
-        found = [self._best(*image) for image in zip(vectors, boxes, strict=True)]
+        best = [quality.max(1) for quality in self.head.qualities(outputs)]
+        boxes = [dense.per_cell(level, indices) for level, (_, indices) in enumerate(best)]
+        every = (
+            torch.cat(self.head.vectors(outputs), 1),
+            torch.cat(boxes, 1),
+            torch.cat([values.flatten(1) for values, _ in best], 1).float().sigmoid(),
+        )
+        found = [self._best(*image) for image in zip(*every, strict=True)]
         return Candidates(
             image=torch.cat([torch.full_like(f[2], i) for i, f in enumerate(found)]),
             boxes=torch.cat([f[0] for f in found]),
@@ -258,17 +262,20 @@ class LongTailRecognition(Task):
             labels=torch.cat([f[2] for f in found]),
         )
 
-    def _best(self, vectors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _best(
+        self, vectors: Tensor, boxes: Tensor, quality: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, scores and labels of one image, best first."""
-        logits, places = vectors.new_zeros(0).float(), vectors.new_zeros(0, dtype=torch.long)
+        scores, places = quality.new_zeros(0), quality.new_zeros(0, dtype=torch.long)
         weight, bias = self.head.categories.weight, self.head.categories.bias
         for start in range(0, len(vectors), CHUNK):
-            found = F.linear(vectors[start : start + CHUNK], weight).float() + bias
+            own = slice(start, start + CHUNK)
+            found = (F.linear(vectors[own], weight).float() + bias).sigmoid_()
+            found *= quality[own, None]
             best, place = found.flatten().topk(min(self.max_candidates, found.numel()))
-            every = torch.cat([logits, best])
-            logits, order = every.topk(min(self.max_candidates, len(every)))
+            every = torch.cat([scores, best])
+            scores, order = every.topk(min(self.max_candidates, len(every)))
             places = torch.cat([places, place + start * len(weight)])[order]
-        scores = logits.sigmoid()
         places, scores = places[scores > self.min_score], scores[scores > self.min_score]
         cell, labels = places // len(weight), places % len(weight)
         order = batched_nms(boxes[cell], scores, labels, self.nms_iou)[: self.max_detections]
@@ -287,6 +294,22 @@ class LongTailRecognition(Task):
         from unified.metrics.lvis_ap import LvisAP
 
         return LvisAP(source)
+
+
+def _overlaps(
+    like: Tensor, image: Tensor, anchor: Tensor, cell: Tensor, losses: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(B, A, cells) best 1 − loss of each anchor's matches, and 1 at the cells that have some.
+
+    Args:
+        like: of that shape.
+        image, anchor, cell, losses: (K,) of the matches.
+    """
+    goal, held = torch.zeros_like(like), torch.zeros_like(like)
+    place = (image * like.shape[1] + anchor) * like.shape[2] + cell
+    goal.view(-1).scatter_reduce_(0, place, (1 - losses.detach()).clamp(min=0), "amax")
+    held.view(-1)[place] = 1
+    return goal, held.amax(1, keepdim=True).expand_as(held)
 
 
 def _once(cell: Tensor, target: Tensor, cells: int) -> tuple[Tensor, Tensor]:

@@ -317,31 +317,39 @@ def test_what_is_mostly_denied_is_focused_and_weighed(make: Callable) -> None:
     assert denied / even == pytest.approx(5 * 0.99**8, rel=0.02)
 
 
-def test_the_anchor_that_matches_is_the_one_that_is_chosen(make: Callable) -> None:
-    """Learnt at cells of objects, and nowhere else."""
+def test_the_quality_of_a_box_is_its_overlap(make: Callable) -> None:
+    """Learnt of every anchor at the cells of objects, 0 where it matches none, and nowhere else."""
     made = make("task=[longtail]")
     task, batch = made.tasks["longtail"], made.batch(2)
     head, truth = task.head, batch.labels["federated"]
     outputs = made.model(batch.images)["longtail"]
     outputs = {name: output.detach().requires_grad_() for name, output in outputs.items()}
-    task.loss(outputs, batch, Upstream())[0]["anchor"].total.backward()
-    cell, anchor, target, _ = task._match(truth, task._boxes(outputs, Upstream()))
-    pulled = torch.cat([c.grad.flatten(2) for c in outputs.values()], 2)
+    loss = task.loss(outputs, batch, Upstream())[0]["quality"]
+    loss.total.backward()
+    cell, anchor, target, missed = task._match(truth, task._boxes(outputs, Upstream()))
+    goal = torch.zeros(2, head.per_cell, *torch.cat(head.vectors(outputs), 1).shape[1:2])
+    held = torch.zeros_like(goal[:, 0], dtype=torch.bool)
+    for match in zip(truth.image[target].tolist(), anchor, cell, missed.tolist(), strict=True):
+        image, a, c, loss_of_box = match
+        goal[image, a, c] = max(float(goal[image, a, c]), 1 - loss_of_box)
+        held[image, c] = True
+    pulled = torch.cat([o.grad.flatten(2) for o in outputs.values()], 2)
     pulled = pulled[:, head.rank : head.rank + head.per_cell]
-    matched = torch.zeros_like(pulled, dtype=torch.bool)
-    matched[truth.image[target], anchor, cell] = True
-    used = matched.any(1, keepdim=True).expand_as(matched)
-    assert (pulled[matched] < 0).all()
-    assert (pulled[used & ~matched] > 0).all()
-    assert (pulled[~used] == 0).all()
+    said = torch.cat([q.flatten(2) for q in head.qualities(outputs)], 2).detach().sigmoid()
+    wanted = torch.where(held[:, None], said - goal, 0)
+    assert goal.max() > 0
+    assert int(loss.count) == int(held.sum()) * head.per_cell
+    torch.testing.assert_close(pulled, wanted, rtol=1e-4, atol=1e-6)
 
 
 # --- What is decoded ----------------------------------------------------------------------
 
 
-def decoded(task: Any, vectors: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def decoded(
+    task: Any, vectors: torch.Tensor, boxes: torch.Tensor, quality: torch.Tensor | None = None
+) -> tuple[torch.Tensor, ...]:
     with torch.no_grad():
-        return task._best(vectors, boxes)
+        return task._best(vectors, boxes, torch.ones(len(boxes)) if quality is None else quality)
 
 
 def test_of_all_cells_and_categories_the_best_are_kept(make: Callable) -> None:
@@ -353,9 +361,10 @@ def test_of_all_cells_and_categories_the_best_are_kept(make: Callable) -> None:
     # Boxes that do not touch, so that none is suppressed.
     corner = torch.arange(cells)[:, None] * torch.tensor([[10.0, 0, 10, 0]])
     boxes = corner + torch.tensor([0.0, 0, 5, 5])
-    found, scores, labels = decoded(task, vectors, boxes)
+    quality = torch.rand(cells)
+    found, scores, labels = decoded(task, vectors, boxes, quality)
     with torch.no_grad():
-        every = task.head.categories(vectors).sigmoid()
+        every = task.head.categories(vectors).sigmoid() * quality[:, None]
     best, place = every.flatten().topk(40)
     assert (best > task.min_score).all()
     torch.testing.assert_close(scores, best)
