@@ -9,12 +9,16 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from cost import ANCHORS, forward, interleaved, make_batch, training_step
 from hydra import compose, initialize_config_module
 from results import table, write
+from torch import nn
 
+from heads.dense import DenseHead
+from heads.longtail import LongTailHead
 from unified.batch import Batch
 from unified.build import build
 from unified.kinds.federated import FederatedTargets
@@ -27,6 +31,7 @@ from unified.model import UnifiedModel
 from unified.run.cost import measure_cost
 from unified.schema import validate
 from unified.task import DataSpec, Upstream
+from unified.trunks.features import FeatureSpec
 
 SIZE, LARGE, BATCH = 320, 640, 4
 CASES = {
@@ -135,6 +140,37 @@ def answer(model: UnifiedModel, image: torch.Tensor) -> Callable[[], object]:
     return work
 
 
+def designs(features: FeatureSpec) -> dict[str, tuple[nn.Module, Callable[[], object]]]:
+    """Heads of LVIS's categories: what a pass makes of random features, logits of all included."""
+    count, anchors, width = COUNTS["federated"], 3, 128
+    own = torch.zeros(len(features), 0, 2)
+    maps = {
+        name: torch.rand(1, level.channels, SIZE // level.stride, SIZE // level.stride)
+        for name, level in features.items()
+    }
+    full = {
+        "a logit per category at every anchor": DenseHead(
+            features, dict.fromkeys(features, width), anchors * count
+        ),
+        "a logit per category at every cell": DenseHead(
+            features, dict.fromkeys(features, width), count + anchors
+        ),
+    }
+    chosen = LongTailHead(features, count, width, 64, anchors, own)
+
+    def products() -> None:
+        vectors = torch.cat(chosen.vectors(chosen(maps)), 1)
+        chosen.categories(vectors)
+
+    cases: dict[str, tuple[nn.Module, Callable[[], object]]] = {
+        name: (head, partial(head, maps)) for name, head in full.items()
+    }
+    return cases | {
+        "a vector of 64 at every cell, times one per category": (chosen, products),
+        "the same without the products: a training step's": (chosen, partial(chosen, maps)),
+    }
+
+
 def memory(tasks: str) -> None:
     """Print the peak of this process after three steps at the large size."""
     torch.set_num_threads(2)
@@ -165,6 +201,16 @@ def main() -> None:
     answers = interleaved({n: answer(b, image) for n, b in built.items()}, rounds=15)
     steps = interleaved({n: training_step(b, batch) for n, b in built.items()}, rounds=5)
     base = "detection"
+    with torch.inference_mode():
+        heads = designs(built[base].trunk.features)
+        seconds = interleaved({n: work for n, (_, work) in heads.items()}, rounds=15)
+    compared = [
+        [
+            name, f"{sum(p.numel() for p in head.parameters()):,}", f"{1000 * seconds[name]:.1f}",
+            f"{seconds[name] / forwards[base]:.3f}×",
+        ]
+        for name, (head, _) in heads.items()
+    ]  # fmt: skip
     rows = []
     for name in CASES:
         parameters = sum(p["parameters"] for p in costs[name])
@@ -204,6 +250,9 @@ def main() -> None:
                 ],
                 rows,
             ),
+            "## Heads of 1,203 categories",
+            f"Alone, of one image of {SIZE} px; the ratio is to detection's whole forward pass.",
+            table(["head", "parameters", "ms", ""], compared),
         ],
     )
 
