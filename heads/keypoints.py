@@ -1,4 +1,4 @@
-"""Joints at every anchor."""
+"""Joints at every anchor, and where they are from every cell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from unified.trunks.features import FeatureSpec
 
 
 class KeypointHead(DenseHead):
-    """Level → (B, A·K·3, H, W): x, y and probability of K joints at every anchor.
+    """Level → (B, A·K·3 + K·2, H, W): x, y, probability of K joints at every anchor, and a field.
+
+    The field of a joint says at every cell how far the joint of whoever is there lies from it.
 
     Args:
         features: the trunk's pyramid.
@@ -24,10 +26,16 @@ class KeypointHead(DenseHead):
     """
 
     def __init__(self, features: FeatureSpec, per_cell: int, joints: int, width: int) -> None:
-        super().__init__(features, dict.fromkeys(features, width), per_cell * joints * 3)
-        self.per_cell, self.joints = per_cell, joints
+        self.per_cell, self.joints, self.own = per_cell, joints, per_cell * joints * 3
+        super().__init__(features, dict.fromkeys(features, width), self.own + joints * 2)
         self.strides = {name: features[name].stride for name in self.levels}
 
     def of_anchors(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Level → (B, A, K·3, H, W)."""
-        return {name: outputs[name].unflatten(1, (self.per_cell, -1)) for name in self.levels}
+        own = {name: outputs[name][:, : self.own] for name in self.levels}
+        return {name: output.unflatten(1, (self.per_cell, -1)) for name, output in own.items()}
+
+    def fields(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Level → (B, K, 2, H, W), x and y in cells."""
+        fields = {name: outputs[name][:, self.own :] for name in self.levels}
+        return {name: field.unflatten(1, (self.joints, 2)) for name, field in fields.items()}

@@ -17,12 +17,13 @@ from unified.kinds.kind import STRONG, Source
 from unified.kinds.objects import ObjectAsk, ObjectTargets, find_objects
 from unified.ops.boxes import points_to_original
 from unified.ops.dense import Anchors, Cells, DenseBoxes, Kept, Matches
+from unified.ops.sampling import sample
 from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
 from unified.trunks.features import FeatureSpec
 
 
 class KeypointDetection(Task):
-    """Place and probability of the joints, at detection's anchors.
+    """Place and probability of the joints, at detection's anchors, and then from near the joints.
 
     Args:
         features, data, upstream: what trunk, data set and detection publish.
@@ -78,32 +79,34 @@ class KeypointDetection(Task):
         Similarity is 1 − OKS over the known joints, as COCO measures it (Maji et al. 2022,
         YOLO-Pose, equation 2). It says nothing of joints that are far off: there distance does, in
         units of the same tolerance (pseudo-Huber; Charbonnier et al. 1997): squared where it is
-        small, and from afar the same pull from anywhere. Visibility is the cross-entropy of whether
-        a joint is known. Reads joints (N, K, 3) and areas (N,) of the targets `keypoints`.
+        small, and from afar the same pull from anywhere; it learns the first guess, too. Visibility
+        is the cross-entropy of whether a joint is known. Reads joints (N, K, 3) and areas (N,) of
+        the targets `keypoints`.
         """
         matches = upstream[Matches]
         objects: ObjectTargets = batch.labels["objects"]  # type: ignore[assignment]
         truth: KeypointTargets = batch.labels["keypoints"]  # type: ignore[assignment]
         rows = find_objects(objects, truth.image, truth.keys)[matches.target]
-        found = self._joints(outputs, matches.cells, upstream)[rows >= 0]
+        first = self._first(outputs, matches.cells, upstream)[rows >= 0]
+        second = self._second(outputs, first, matches.cells.image[rows >= 0])
         rows = rows[rows >= 0]
         joints, labels = truth.joints[rows], truth.labels[rows]
         known = (joints[..., 2] > 0).float()
-        own = self.own[labels]
-        squared = (found[..., :2] - joints[..., :2]).square().sum(-1)
         spread = 2 * truth.areas[rows, None].clamp(min=1) * (2 * self.sigmas[labels]).square()
-        error = squared / spread
-        sure = F.binary_cross_entropy_with_logits(found[..., 2], known, reduction="none")
-        count = squared.new_tensor(len(rows))
+        # (2, N, K) of the first and of the second guess.
+        errors = (torch.stack([first, second])[..., :2] - joints[..., :2]).square().sum(-1) / spread
+        far = ((1 + errors).sqrt() - 1).sum(0)
+        sure = F.binary_cross_entropy_with_logits(first[..., 2], known, reduction="none")
+        count = spread.new_tensor(len(rows))
         losses = {
-            "similarity": Mean(_mean(1 - (-error).exp(), known).sum(), count),
-            "distance": Mean(_mean((1 + error).sqrt() - 1, known).sum(), count),
-            "visibility": Mean(_mean(sure, own).sum(), count),
+            "similarity": Mean(_mean(1 - (-errors[1]).exp(), known).sum(), count),
+            "distance": Mean(_mean(far, known).sum(), count),
+            "visibility": Mean(_mean(sure, self.own[labels]).sum(), count),
         }
         return losses, None
 
-    def _joints(self, outputs: Mapping[str, Tensor], cells: Cells, upstream: Upstream) -> Tensor:
-        """(N, K, 3) x, y in input pixels and the logit of the probability, at some anchors.
+    def _first(self, outputs: Mapping[str, Tensor], cells: Cells, upstream: Upstream) -> Tensor:
+        """(N, K, 3) x, y in input pixels and the logit of the probability, as some anchors say.
 
         Places are in units of the anchor, so that small and large objects are equally hard.
         """
@@ -114,9 +117,24 @@ class KeypointDetection(Task):
         xy = centre[:, None] * stride + raw[..., :2] * sizes[:, None]
         return torch.cat([xy, raw[..., 2:]], -1)
 
+    def _second(self, outputs: Mapping[str, Tensor], first: Tensor, image: Tensor) -> Tensor:
+        """The same, moved by what the fields of all levels say where each joint was guessed.
+
+        The anchor has to know the whole pose; from near the joint, the rest of the way is easy to
+        see (as short-range offsets refine longer ones in PersonLab, Papandreou et al. 2018).
+        """
+        start = first[..., :2].detach()
+        fields, strides = self.head.fields(outputs), self.head.strides
+        way = [
+            stride * sample(fields[level], image, start / stride)
+            for level, stride in strides.items()
+        ]
+        return torch.cat([start + torch.stack(way).sum(0), first[..., 2:]], -1)
+
     def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Tensor:
         """(N, K, 3) x, y in input pixels, and the probability, of each detection."""
-        found = self._joints(outputs, upstream[Kept].cells, upstream)
+        cells = upstream[Kept].cells
+        found = self._second(outputs, self._first(outputs, cells, upstream), cells.image)
         return torch.cat([found[..., :2], found[..., 2:].sigmoid()], -1)
 
     def finish(self, kept: Tensor, batch: Batch, upstream: Upstream) -> list[Keypoints]:

@@ -282,6 +282,24 @@ def test_where_the_network_says_the_truth_nothing_is_to_be_learnt(make: Callable
         assert float(mean.total) == pytest.approx(0, abs=1e-3)
 
 
+def test_fields_move_the_first_guess(make: Callable) -> None:
+    """Truth that is off by what a field says: the second guess is right, the first is not."""
+    made = make("task=[detection,keypoints]", "augment=none")
+    batch = made.batch(4)
+    task, raw, upstream = learnt(made, batch)
+    shift = torch.tensor([3.0, -2.0])
+    truth = batch.labels["keypoints"]
+    moved = torch.cat([truth.joints[..., :2] + shift, truth.joints[..., 2:]], -1)
+    batch.labels["keypoints"] = replace(truth, joints=moved)
+    before, _ = task.loss(raw, batch, upstream)
+    level, stride = list(task.head.strides.items())[1]
+    task.head.fields(raw)[level] += (shift / stride)[:, None, None]
+    after, _ = task.loss(raw, batch, upstream)
+    assert float(before["similarity"].total) > 1
+    assert float(after["similarity"].total) == pytest.approx(0, abs=1e-3)
+    assert float(after["distance"].total) == pytest.approx(float(before["distance"].total) / 2)
+
+
 def test_similarity_is_what_coco_measures(make: Callable, coco_mini: Path) -> None:
     """One object whose joints are off by a known distance, against pycocotools."""
     made = make("task=[detection,keypoints]", "augment=none")
