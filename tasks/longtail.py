@@ -28,6 +28,8 @@ from unified.trunks.features import FeatureSpec
 
 CHUNK = 1024
 """Cells whose logits are made at once: 5 MB of 1,203 categories."""
+SLOPE, MIDDLE = 12.0, 0.8
+"""γ and μ of equalisation loss v2: where and how sharply a category counts as out of balance."""
 
 
 class Balance(nn.Module):
@@ -44,10 +46,16 @@ class Balance(nn.Module):
         self.positive: Tensor
         self.negative: Tensor
 
-    def lack(self) -> Tensor:
-        """(C,) 0 where positives weigh as much as negatives, or nothing is known, up to 1."""
-        share = self.positive / self.negative.clamp(min=1e-12)
-        return torch.where(self.negative > 0, (1 - share).clamp(min=0), 0)
+    def weights(self, strength: float) -> tuple[Tensor, Tensor]:
+        """(C,) of positives and (C,) of negatives, that bring them towards balance.
+
+        They are those of equalisation loss v2 (Tan et al. 2021, equations 4 to 6) with α of
+        `strength`, and 1 where nothing is known yet, or where it is 0.
+        """
+        ratio = self.positive / self.negative.clamp(min=1e-12)
+        balanced = torch.sigmoid(SLOPE * (ratio - MIDDLE))
+        lack = (1 - balanced) * (self.negative > 0)
+        return 1 + strength * lack, 1 - (strength > 0) * lack
 
     @torch.no_grad()
     def add(self, labels: Tensor, sizes: Tensor, positive: bool) -> None:
@@ -88,10 +96,9 @@ class LongTailRecognition(Task):
             `auto` where detection takes part.
         per_level: its own anchors per level.
         max_ratio: a box matches an anchor whose side ratios are all below this.
-        gamma: focusing of the focal loss.
-        equalise: how much more the loss of a category is focused and weighed, the more its negative
-            gradients outweigh its positive ones (Li et al. 2022, equalised focal loss, equation 7);
-            0 is the focal loss.
+        gamma: focusing of the focal loss; 0 is cross-entropy.
+        equalise: α of equalisation loss v2: how much more a category's positives weigh, the more
+            its negative gradients outweigh its positive ones; 0 is the plain loss.
         min_score: candidates below are dropped before suppression.
         max_candidates: best candidates per image that enter suppression.
         nms_iou: overlap at which the lower-scored box of a category is suppressed.
@@ -116,8 +123,8 @@ class LongTailRecognition(Task):
         anchors: str | Sequence[Sequence[Sequence[Positive]]] = "auto",
         per_level: Count = 3,
         max_ratio: Ratio = 4.0,
-        gamma: Positive = 2.0,
-        equalise: NonNegative = 8.0,
+        gamma: NonNegative = 0.0,
+        equalise: NonNegative = 4.0,
         min_score: Share = 0.001,
         max_candidates: Count = 3000,
         nms_iou: Share = 0.6,
@@ -173,9 +180,9 @@ class LongTailRecognition(Task):
         vectors = torch.cat(self.head.vectors(outputs), 1).float()
         qualities = torch.cat([q.flatten(2) for q in self.head.qualities(outputs)], 2).float()
         once = _once(cell, target, vectors.shape[1])
-        focus = self.gamma + self.equalise * self.balance.lack()
-        positive = self._positives(vectors, truth, *once, focus)
-        negative = self._negatives(vectors, truth, *once, self._places(dense), focus)
+        of_positives, of_negatives = self.balance.weights(self.equalise)
+        positive = self._positives(vectors, truth, *once, of_positives)
+        negative = self._negatives(vectors, truth, *once, self._places(dense), of_negatives)
         goal, held = _overlaps(qualities, truth.image[target], anchor, cell, box_losses)
         missed = F.binary_cross_entropy_with_logits(qualities, goal, reduction="none") * held
         return {
@@ -204,20 +211,26 @@ class LongTailRecognition(Task):
         return cell, anchor, target, losses
 
     def _positives(
-        self, vectors: Tensor, truth: FederatedTargets, cell: Tensor, target: Tensor, focus: Tensor
+        self,
+        vectors: Tensor,
+        truth: FederatedTargets,
+        cell: Tensor,
+        target: Tensor,
+        weights: Tensor,
     ) -> Tensor:
         """Loss of the categories of objects, at their cells."""
         labels = truth.labels[target]
         weight, bias = self.head.of(labels)
         logits = (vectors[truth.image[target], cell] * weight).sum(1) + bias
-        gamma, factor = focus[labels], focus[labels] / self.gamma
         missed = 1 - logits.detach().sigmoid()
-        self.balance.add(labels, factor * focal_gradient(missed, gamma), positive=True)
-        return (factor * focal_loss(logits, torch.ones_like(logits), gamma)).sum()
+        sizes = weights[labels] * focal_gradient(missed, self.gamma)
+        self.balance.add(labels, sizes, positive=True)
+        losses = focal_loss(logits, torch.ones_like(logits), self.gamma)
+        return (weights[labels] * losses).sum()
 
     def _negatives(
         self, vectors: Tensor, truth: FederatedTargets, cell: Tensor, target: Tensor,
-        places: Tensor, focus: Tensor,
+        places: Tensor, weights: Tensor,
     ) -> Tensor:  # fmt: skip
         """Loss of the categories that an image was searched for, at all cells without them."""
         rows = truth.complete.nonzero().squeeze(1)
@@ -228,11 +241,10 @@ class LongTailRecognition(Task):
         inside[row, cell[match]] = False
         weight, bias = self.head.of(labels)
         logits = _of_images(vectors, weight, image).float() + bias[:, None]
-        gamma, factor = focus[labels, None], focus[labels] / self.gamma
-        sizes = (focal_gradient(logits.detach().sigmoid(), gamma) * inside).sum(1)
-        self.balance.add(labels, factor * sizes, positive=False)
-        losses = (focal_loss(logits, torch.zeros_like(logits), gamma) * inside).sum(1)
-        return (factor * losses).sum()
+        sizes = (focal_gradient(logits.detach().sigmoid(), self.gamma) * inside).sum(1)
+        self.balance.add(labels, weights[labels] * sizes, positive=False)
+        losses = (focal_loss(logits, torch.zeros_like(logits), self.gamma) * inside).sum(1)
+        return (weights[labels] * losses).sum()
 
     def _places(self, dense: DenseBoxes) -> Tensor:
         """(cells, 2) centres of all cells, x and y in input pixels."""

@@ -31,6 +31,7 @@ from unified.view import ImageMeta, View, compose, letterbox
 from unified.weighting import values_of
 
 SIZE = 64
+GAMMA = 1.5
 
 
 def feed(metric: LvisAP, split: Any, read: Callable[[int], Any]) -> dict[str, float]:
@@ -283,13 +284,13 @@ def by_hand(made: Any, batch: Any) -> torch.Tensor:
 
 def focal(head: Any, vector: torch.Tensor, label: int, target: float) -> torch.Tensor:
     logit = vector @ head.categories.weight[label] + head.categories.bias[label]
-    return focal_loss(logit, torch.tensor(target), 2.0)
+    return focal_loss(logit, torch.tensor(target), GAMMA)
 
 
 @pytest.mark.parametrize("view", ["augment=none", "augment=strong"])
 def test_the_federated_loss_is_that_of_each_input_and_category(make: Callable, view: str) -> None:
     """Single images, and mosaics, in which each category is known in a part of the input."""
-    made = make("task=[longtail]", view)
+    made = make("task=[longtail]", view, f"task.longtail.gamma={GAMMA}")
     batch = made.batch(2)
     made.model.eval()
     with torch.no_grad():
@@ -298,23 +299,26 @@ def test_the_federated_loss_is_that_of_each_input_and_category(make: Callable, v
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_mostly_denied_is_focused_and_weighed(make: Callable) -> None:
-    """γ grows from 2 to 10, and the weight with it; the balance of earlier steps decides."""
-    made = make("task=[longtail]", "task.longtail.equalise=8")
+def test_what_is_mostly_denied_weighs_more(make: Callable) -> None:
+    """The balance of earlier steps decides; this step's gradients enter with their weights."""
+    made = make("task=[longtail]", "task.longtail.equalise=4")
     task, batch = made.tasks["longtail"], made.batch(2)
     made.model.eval()
     upstream, outputs = Upstream(), made.model(batch.images)["longtail"]
-    with torch.no_grad():
-        task.balance.negative.fill_(1.0)
-        task.balance.positive.fill_(1.0)
-        even = task.loss(outputs, batch, upstream)[0]["category"].total
-        assert task.balance.negative.min() >= 1
-        assert task.balance.negative.max() > 1
-        task.balance.negative.fill_(1.0)
-        task.balance.positive.fill_(0.0)
-        denied = task.loss(outputs, batch, upstream)[0]["category"].total
-    # Of an untrained network: positives miss 0.99, so that (1 + 8 / 2) · 0.99^8 is left.
-    assert denied / even == pytest.approx(5 * 0.99**8, rel=0.02)
+
+    def loss(positive: float) -> tuple[float, float, float]:
+        with torch.no_grad():
+            task.balance.negative.fill_(1.0)
+            task.balance.positive.fill_(positive)
+            value = task.loss(outputs, batch, upstream)[0]["category"].total
+            entered = task.balance.positive - positive, task.balance.negative - 1
+            return float(value), *(float(e.sum()) for e in entered)
+
+    even, denied = loss(5.0), loss(0.0)
+    # Where all is denied, positives weigh 1 + α, and negatives nothing.
+    assert denied[1] / even[1] == pytest.approx(5, rel=1e-3)
+    assert denied[2] / even[2] == pytest.approx(0, abs=1e-3)
+    assert denied[0] > even[0]
 
 
 def test_the_quality_of_a_box_is_its_overlap(make: Callable) -> None:
@@ -420,12 +424,18 @@ def test_the_gradient_of_focal_loss_is_what_is_balanced(value: float, gamma: flo
         )
 
 
-def test_a_category_that_is_mostly_denied_weighs_more() -> None:
+def test_weights_are_those_of_equalisation_loss_v2() -> None:
     balance = Balance(3)
-    assert balance.lack().tolist() == [0, 0, 0]
-    balance.add(torch.tensor([0, 1]), torch.tensor([4.0, 1.0]), positive=True)
-    balance.add(torch.tensor([0, 1, 1]), torch.tensor([4.0, 2.0, 2.0]), positive=False)
-    torch.testing.assert_close(balance.lack(), torch.tensor([0, 0.75, 0]))
+    for weights in balance.weights(4.0):
+        assert weights.tolist() == [1, 1, 1]
+    balance.add(torch.tensor([0, 1]), torch.tensor([4.0, 2.0]), positive=True)
+    balance.add(torch.tensor([0, 1, 1]), torch.tensor([2.0, 2.0, 2.0]), positive=False)
+    share = 1 / (1 + np.exp(-12 * (np.array([2.0, 0.5]) - 0.8)))
+    positive, negative = balance.weights(4.0)
+    torch.testing.assert_close(positive, torch.tensor([*(5 - 4 * share), 1.0]).float())
+    torch.testing.assert_close(negative, torch.tensor([*share, 1.0]).float())
+    for weights in balance.weights(0.0):
+        assert weights.tolist() == [1, 1, 1]
 
 
 # --- How it is scored ---------------------------------------------------------------------
