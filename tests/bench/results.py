@@ -23,6 +23,9 @@ from unified.data.split import Sources, Split
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("UNIFIED_REAL", ROOT.parent / "shared" / "real"))
 
+COLOUR = [f"augment.strong.{key}" for key in ("hue=0.5", "saturation=0.6", "value=0.4")]
+"""For generated data, whose colours say nothing: a network that sees them all learns the rest."""
+
 
 def machine() -> str:
     """One line about what the figures were measured on."""
