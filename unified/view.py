@@ -208,10 +208,14 @@ class _Span:
         first, last = max(0, round(begin)), min(side, round(end))
         if last <= first:
             return None
-        # Counted in the direction of the input.
+        # Counted in the direction of the input. An end in view is the image's own, so that labels,
+        # which go by the map, cover no more than what is drawn.
         per_pixel = pixels / (end - begin)
-        low = min(max(0, round((first - begin) * per_pixel)), pixels - 1)
-        high = max(min(pixels, round((last - begin) * per_pixel)), low + 1)
+        low, high = 0, pixels
+        if round(begin) < first:
+            low = min(round((first - begin) * per_pixel), pixels - 1)
+        if round(end) > last:
+            high = max(min(pixels, round((last - begin) * per_pixel)), low + 1)
         grown = (last - first) / (high - low)
         own = grown * pixels / length
         if scale > 0:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from unified.arrays import IGNORE
 from unified.data.augment import AugmentConfig
 from unified.data.datamodule import _raising
-from unified.data.dataset import Collate, Partners, ViewDataset
+from unified.data.dataset import Collate, ViewDataset
 from unified.data.sampler import EpochSampler, repeat_factors
 from unified.data.split import Split
 from unified.errors import ConfigError, DataError, JobError
@@ -114,12 +114,13 @@ def test_images_that_come_more_often_look_different_each_time() -> None:
 
 
 def test_partners_of_a_mosaic_come_as_often_as_images(split: Split) -> None:
-    factors = np.ones(len(split))
-    factors[2] = 4.0
-    partners, rng = Partners(split, ["objects"], factors), np.random.default_rng(0)
-    drawn = [p for _ in range(600) for p in partners.draw(rng, 0)]
+    views = {"strong": AugmentConfig(mosaic=1.0)}
+    data = ViewDataset(split, 64, [ObjectAsk()], views, repeat={"objects": 1.0})
+    assert data.factors.max() > 1.5 * data.factors.min()
+    rng = np.random.default_rng(0)
+    drawn = [p for _ in range(3000) for p in data.partners["strong"].draw(rng, 0)]
     share = np.bincount(drawn, minlength=len(split)) / len(drawn)
-    np.testing.assert_allclose(share, factors / factors.sum(), atol=0.04)
+    np.testing.assert_allclose(share, data.factors / data.factors.sum(), atol=0.012)
 
 
 def test_training_repeats_as_the_configuration_says(make: Callable) -> None:

@@ -13,7 +13,7 @@ from unified.arrays import Array
 from unified.batch import Batch
 from unified.data.augment import AugmentConfig, draw_colour, draw_mosaic, draw_single, recolour
 from unified.data.images import draw_file
-from unified.data.sampler import Key, in_turn
+from unified.data.sampler import Key
 from unified.data.split import Split
 from unified.errors import ConfigError
 from unified.kinds.kind import Ask, Seen
@@ -145,13 +145,15 @@ class Partners:
     def __init__(self, split: Split, kinds: Iterable[str], factors: Array) -> None:
         known = np.stack([np.ones(len(split), bool), *(split.known(kind) for kind in kinds)], 1)
         patterns, self.pattern = np.unique(known, axis=0, return_inverse=True)
-        able = [np.flatnonzero((known | ~p).all(1)) for p in patterns]
-        self.candidates = [rows[in_turn(factors[rows], 0.5)] for rows in able]
+        self.candidates = [np.flatnonzero((known | ~p).all(1)) for p in patterns]
+        self.shares = [np.cumsum(factors[rows]) for rows in self.candidates]
 
     def draw(self, rng: np.random.Generator, index: int) -> list[int]:
         """Three of them, which may be the image itself."""
-        candidates = self.candidates[int(self.pattern[index])]
-        return [int(candidates[i]) for i in rng.integers(len(candidates), size=3)]
+        pattern = int(self.pattern[index])
+        shares = self.shares[pattern]
+        places = np.searchsorted(shares, rng.random(3) * shares[-1], side="right")
+        return [int(row) for row in self.candidates[pattern][places]]
 
 
 class Collate:
