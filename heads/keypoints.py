@@ -26,16 +26,16 @@ class KeypointHead(DenseHead):
     """
 
     def __init__(self, features: FeatureSpec, per_cell: int, joints: int, width: int) -> None:
-        self.per_cell, self.joints, self.own = per_cell, joints, per_cell * joints * 3
-        super().__init__(features, dict.fromkeys(features, width), self.own + joints * 2)
+        self.per_cell, self.joints, self.at_anchors = per_cell, joints, per_cell * joints * 3
+        super().__init__(features, dict.fromkeys(features, width), self.at_anchors + joints * 2)
         self.strides = {name: features[name].stride for name in self.levels}
 
     def of_anchors(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Level → (B, A, K·3, H, W)."""
-        own = {name: outputs[name][:, : self.own] for name in self.levels}
+        own = {name: outputs[name][:, : self.at_anchors] for name in self.levels}
         return {name: output.unflatten(1, (self.per_cell, -1)) for name, output in own.items()}
 
     def fields(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Level → (B, K, 2, H, W), x and y in cells."""
-        fields = {name: outputs[name][:, self.own :] for name in self.levels}
+        fields = {name: outputs[name][:, self.at_anchors :] for name in self.levels}
         return {name: field.unflatten(1, (self.joints, 2)) for name, field in fields.items()}

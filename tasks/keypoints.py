@@ -57,19 +57,19 @@ class KeypointDetection(Task):
         index = {key: label for label, key in enumerate(space.ids)}
         classes = [index.get(key, -1) for key in data.space(ObjectAsk).ids]
         strides = list(self.head.strides.values())
-        own = [[1.0] * len(joints) for joints in space.joints]
+        has = [[1.0] * len(joints) for joints in space.joints]
         for name, values in (
             ("classes", torch.tensor(classes)),  # of the objects → of the joints
             ("strides", torch.tensor(strides, dtype=torch.float32)),
             ("sigmas", torch.from_numpy(space.table(space.sigmas, 1.0))),
-            ("own", torch.from_numpy(space.table(own, 0.0))),
+            ("has", torch.from_numpy(space.table(has, 0.0))),
         ):
             self.register_buffer(name, values, persistent=False)
 
     classes: Tensor
     strides: Tensor
     sigmas: Tensor
-    own: Tensor
+    has: Tensor
 
     def loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
@@ -77,19 +77,20 @@ class KeypointDetection(Task):
         """Joints of the matched anchors against those of their objects, where these have some.
 
         Similarity is 1 − OKS over the known joints, as COCO measures it (Maji et al. 2022,
-        YOLO-Pose, equation 2). It says nothing of joints that are far off: there distance does, in
-        units of the same tolerance (pseudo-Huber; Charbonnier et al. 1997): squared where it is
-        small, and from afar the same pull from anywhere; it learns the first guess, too. Visibility
-        is the cross-entropy of whether a joint is known. Reads joints (N, K, 3) and areas (N,) of
-        the targets `keypoints`.
+        YOLO-Pose, equation 2), of the second guess, which is the result. It says nothing of joints
+        that are far off: there distance does, of both guesses, in units of the same tolerance
+        (pseudo-Huber; Charbonnier et al. 1997): squared where it is small, and from afar the same
+        pull from anywhere. Visibility is the cross-entropy of whether a joint is known. Reads
+        joints (N, K, 3) and areas (N,) of the targets `keypoints`.
         """
         matches = upstream[Matches]
         objects: ObjectTargets = batch.labels["objects"]  # type: ignore[assignment]
         truth: KeypointTargets = batch.labels["keypoints"]  # type: ignore[assignment]
         rows = find_objects(objects, truth.image, truth.keys)[matches.target]
-        first = self._first(outputs, matches.cells, upstream)[rows >= 0]
-        second = self._second(outputs, first, matches.cells.image[rows >= 0])
-        rows = rows[rows >= 0]
+        matched = (rows >= 0).nonzero().squeeze(1)
+        rows, cells = rows[matched], matches.cells.of(matched)
+        first = self._first(outputs, cells, upstream)
+        second = self._second(outputs, first, cells.image)
         joints, labels = truth.joints[rows], truth.labels[rows]
         known = (joints[..., 2] > 0).float()
         spread = 2 * truth.areas[rows, None].clamp(min=1) * (2 * self.sigmas[labels]).square()
@@ -101,7 +102,7 @@ class KeypointDetection(Task):
         losses = {
             "similarity": Mean(_mean(1 - (-errors[1]).exp(), known).sum(), count),
             "distance": Mean(_mean(far, known).sum(), count),
-            "visibility": Mean(_mean(sure, self.own[labels]).sum(), count),
+            "visibility": Mean(_mean(sure, self.has[labels]).sum(), count),
         }
         return losses, None
 

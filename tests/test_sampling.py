@@ -37,3 +37,9 @@ def test_vectors_to_a_point_lead_there_from_anywhere() -> None:
 def test_no_points_are_no_values() -> None:
     nobody = torch.zeros(0, dtype=torch.long)
     assert sample(torch.zeros(2, 3, 2, 4, 4), nobody, torch.zeros(0, 3, 2)).shape == (0, 3, 2)
+
+
+def test_places_that_are_no_numbers_break_nothing() -> None:
+    """Losses find what is not finite, and say so: an index out of bounds would come first."""
+    places = torch.tensor([float("nan"), float("inf"), -float("inf")]).view(3, 1, 1).expand(3, 1, 2)
+    assert sample(torch.ones(1, 1, 2, 4, 4), torch.zeros(3, dtype=torch.long), places).eq(1).all()

@@ -300,6 +300,53 @@ def test_fields_move_the_first_guess(make: Callable) -> None:
     assert float(after["distance"].total) == pytest.approx(float(before["distance"].total) / 2)
 
 
+def test_what_is_kept_is_the_second_guess(make: Callable) -> None:
+    made = make("task=[detection,keypoints]", "augment=none")
+    task, detection = made.tasks["keypoints"], made.tasks["detection"]
+    outputs = made.model.eval()(made.batch(2, training=False).images)
+    upstream = Upstream(detection.shares(outputs["detection"]))
+    kept = detection.keep(outputs["detection"], upstream)
+    upstream.add(kept)
+    raw = {name: torch.zeros_like(value) for name, value in outputs["keypoints"].items()}
+    first = task.keep(raw, upstream)
+    strides = torch.tensor(list(task.head.strides.values()))[kept.cells.level]
+    centres = (torch.stack([kept.cells.x, kept.cells.y], 1) + 0.5) * strides[:, None]
+    torch.testing.assert_close(first[..., :2], centres[:, None].expand_as(first[..., :2]))
+    task.head.fields(raw)["p4"][:, 3] += 0.5
+    second = task.keep(raw, upstream)
+    assert len(second) > 0
+    moved = torch.zeros_like(first)
+    moved[:, 3, :2] = 0.5 * task.head.strides["p4"]
+    torch.testing.assert_close(second, first + moved)
+
+
+def test_joints_that_a_category_does_not_have_teach_nothing(make: Callable) -> None:
+    """Where another category has more: the loss is that of the joints that are there."""
+    made = make("task=[detection,keypoints]", "augment=none")
+    batch = made.batch(4)
+    task, raw, upstream = learnt(made, batch)
+    raw = {name: value + torch.randn_like(value) for name, value in raw.items()}
+    truth = batch.labels["keypoints"]
+    few = task.head.joints - 4
+    joints = truth.joints.clone()
+    joints[:, few:] = 0  # as a category with fewer joints is batched
+    batch.labels["keypoints"] = replace(truth, joints=joints)
+    task.has[:, few:] = 0
+
+    def losses() -> dict[str, float]:
+        return {
+            name: float(mean.total) for name, mean in task.loss(raw, batch, upstream)[0].items()
+        }
+
+    before = losses()
+    for name, anchors in task.head.of_anchors(raw).items():
+        anchors.unflatten(2, (task.head.joints, 3))[:, :, few:] += 3.0
+        task.head.fields(raw)[name][:, few:] += 1.0
+    assert losses() == pytest.approx(before)
+    task.has[:, few:] = 1
+    assert losses()["visibility"] != pytest.approx(before["visibility"])
+
+
 def test_similarity_is_what_coco_measures(make: Callable, coco_mini: Path) -> None:
     """One object whose joints are off by a known distance, against pycocotools."""
     made = make("task=[detection,keypoints]", "augment=none")

@@ -46,6 +46,13 @@ class Cells:
     x: Tensor
     levels: tuple[str, ...]
 
+    def of(self, rows: Tensor) -> Cells:
+        """Some of them."""
+        return Cells(
+            self.image[rows], self.level[rows], self.anchor[rows], self.y[rows], self.x[rows],
+            self.levels,
+        )  # fmt: skip
+
     def gather(self, maps: Mapping[str, Tensor]) -> Tensor:
         """Read (K, C) vectors, float32, from per-level maps (B, A, C, H, W)."""
         first = maps[self.levels[0]]

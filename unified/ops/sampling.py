@@ -16,18 +16,18 @@ def sample(maps: Tensor, image: Tensor, places: Tensor) -> Tensor:
         image: (N,) position in the batch.
         places: (N, K, 2) x and y in cells, of which the first spans 0 to 1.
     """
-    last = places.new_tensor([maps.shape[4] - 1, maps.shape[3] - 1])
-    inside = (places - 0.5).clamp(min=0).minimum(last)
-    low = inside.floor()
-    high = (low + 1).minimum(last)
-    share = inside - low
+    height, width = maps.shape[3:]
+    # What is no number reads some value: whoever asked keeps that it was none.
+    x = (places[..., 0] - 0.5).nan_to_num().clamp(0, width - 1)
+    y = (places[..., 1] - 0.5).nan_to_num().clamp(0, height - 1)
+    left, top = x.long(), y.long()
+    right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
+    across, down = (x - left)[..., None], (y - top)[..., None]
     which = torch.arange(maps.shape[1], device=maps.device)
 
-    def read(x: Tensor, y: Tensor) -> Tensor:
-        return maps[image[:, None], which, :, y.long(), x.long()].float()
+    def read(column: Tensor, row: Tensor) -> Tensor:
+        return maps[image[:, None], which, :, row, column].float()
 
-    (left, top), (right, bottom) = low.unbind(-1), high.unbind(-1)
-    across, down = share[..., :1], share[..., 1:]
     above = torch.lerp(read(left, top), read(right, top), across)
     below = torch.lerp(read(left, bottom), read(right, bottom), across)
     return torch.lerp(above, below, down)
