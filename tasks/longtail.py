@@ -50,18 +50,21 @@ class Balance(nn.Module):
         """(C,) of positives and (C,) of negatives, that bring them towards balance.
 
         They are those of equalisation loss v2 (Tan et al. 2021, equations 4 to 6) with α of
-        `strength`, and 1 where nothing is known yet, or where it is 0.
+        `strength`: up to 1 + α of positives, down to 0 of negatives (below α = 1 down to 1 − α, so
+        that 0 is the plain loss). They are 1 where nothing is known yet. The paper's objectness,
+        for backgrounds of which all categories are denied, has no place here: nobody knows these.
         """
         ratio = self.positive / self.negative.clamp(min=1e-12)
         balanced = torch.sigmoid(SLOPE * (ratio - MIDDLE))
         lack = (1 - balanced) * (self.negative > 0)
-        return 1 + strength * lack, 1 - (strength > 0) * lack
+        return 1 + strength * lack, 1 - min(strength, 1.0) * lack
 
     @torch.no_grad()
-    def add(self, labels: Tensor, sizes: Tensor, positive: bool) -> None:
-        """Take sizes of gradients (K,) of categories (K,); every process takes part."""
-        sums = self.positive if positive else self.negative
-        sums += total_over(torch.zeros_like(sums).index_add_(0, labels, sizes.to(sums.dtype)))
+    def add(self, positive: Tensor, negative: Tensor) -> None:
+        """Take the sizes of a step's gradients (C,); every process takes part."""
+        sums = total_over(torch.stack([positive, negative]).to(self.positive.dtype))
+        self.positive += sums[0]
+        self.negative += sums[1]
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,9 @@ class LongTailRecognition(Task):
         per_level: its own anchors per level.
         max_ratio: a box matches an anchor whose side ratios are all below this.
         gamma: focusing of the focal loss; 0 is cross-entropy.
-        equalise: α of equalisation loss v2: how much more a category's positives weigh, the more
-            its negative gradients outweigh its positive ones; 0 is the plain loss.
+        equalise: α of equalisation loss v2: how much more a category's positives weigh, and how
+            much less its negatives, the more its negative gradients outweigh its positive ones; 0
+            is the plain loss.
         min_score: candidates below are dropped before suppression.
         max_candidates: best candidates per image that enter suppression.
         nms_iou: overlap at which the lower-scored box of a category is suppressed.
@@ -166,7 +170,7 @@ class LongTailRecognition(Task):
     def loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, upstream: Upstream
     ) -> tuple[Losses, None]:
-        """Federated focal loss of the categories, CIoU of the boxes, and how well these fit.
+        """Federated loss of the categories, CIoU of the boxes, and how well these fit.
 
         An object's category is positive at its matched cells. It is negative at all other cells of
         the images that are known to have no others of it. Nothing else is learnt from (Gupta et al.
@@ -180,13 +184,16 @@ class LongTailRecognition(Task):
         vectors = torch.cat(self.head.vectors(outputs), 1).float()
         qualities = torch.cat([q.flatten(2) for q in self.head.qualities(outputs)], 2).float()
         once = _once(cell, target, vectors.shape[1])
-        of_positives, of_negatives = self.balance.weights(self.equalise)
-        positive = self._positives(vectors, truth, *once, of_positives)
-        negative = self._negatives(vectors, truth, *once, self._places(dense), of_negatives)
+        positive, denied = self._positives(vectors, truth, *once)
+        negative, asserted = self._negatives(vectors, truth, *once, self._places(dense))
+        more, less = self.balance.weights(self.equalise)
+        category = (more * positive + less * negative).sum()
+        if self.equalise:
+            self.balance.add(more * denied, less * asserted)
         goal, held = _overlaps(qualities, truth.image[target], anchor, cell, box_losses)
         missed = F.binary_cross_entropy_with_logits(qualities, goal, reduction="none") * held
         return {
-            "category": Mean(positive + negative, positive.new_tensor(len(once[0]))),
+            "category": Mean(category, category.new_tensor(len(once[0]))),
             "box": Mean(box_losses.sum(), box_losses.new_tensor(len(box_losses))),
             "quality": Mean(missed.sum(), held.sum()),
         }, None
@@ -211,28 +218,18 @@ class LongTailRecognition(Task):
         return cell, anchor, target, losses
 
     def _positives(
-        self,
-        vectors: Tensor,
-        truth: FederatedTargets,
-        cell: Tensor,
-        target: Tensor,
-        weights: Tensor,
-    ) -> Tensor:
-        """Loss of the categories of objects, at their cells."""
+        self, vectors: Tensor, truth: FederatedTargets, cell: Tensor, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of the categories of objects, at their cells; see `_sums`."""
         labels = truth.labels[target]
         weight, bias = self.head.of(labels)
         logits = (vectors[truth.image[target], cell] * weight).sum(1) + bias
-        missed = 1 - logits.detach().sigmoid()
-        sizes = weights[labels] * focal_gradient(missed, self.gamma)
-        self.balance.add(labels, sizes, positive=True)
-        losses = focal_loss(logits, torch.ones_like(logits), self.gamma)
-        return (weights[labels] * losses).sum()
+        return self._sums(labels, logits[:, None], 1.0)
 
     def _negatives(
-        self, vectors: Tensor, truth: FederatedTargets, cell: Tensor, target: Tensor,
-        places: Tensor, weights: Tensor,
-    ) -> Tensor:  # fmt: skip
-        """Loss of the categories that an image was searched for, at all cells without them."""
+        self, vectors: Tensor, truth: FederatedTargets, cell: Tensor, target: Tensor, places: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of the categories that an image was searched for, at all cells without them."""
         rows = truth.complete.nonzero().squeeze(1)
         labels, boxes, image = truth.labels[rows], truth.boxes[rows], truth.image[rows]
         inside = ((places >= boxes[:, None, :2]) & (places <= boxes[:, None, 2:])).all(-1)
@@ -241,10 +238,26 @@ class LongTailRecognition(Task):
         inside[row, cell[match]] = False
         weight, bias = self.head.of(labels)
         logits = _of_images(vectors, weight, image).float() + bias[:, None]
-        sizes = (focal_gradient(logits.detach().sigmoid(), self.gamma) * inside).sum(1)
-        self.balance.add(labels, weights[labels] * sizes, positive=False)
-        losses = (focal_loss(logits, torch.zeros_like(logits), self.gamma) * inside).sum(1)
-        return (weights[labels] * losses).sum()
+        return self._sums(labels, logits, 0.0, inside)
+
+    def _sums(
+        self, labels: Tensor, logits: Tensor, goal: float, counted: Tensor | float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """(C,) loss of each category, and (C,) size of its gradients in the logits.
+
+        Args:
+            labels: (K,).
+            logits: (K, cells).
+            goal: what they should say, 0 or 1.
+            counted: (K, cells) where they count.
+        """
+        losses = focal_loss(logits, torch.full_like(logits, goal), self.gamma)
+        sizes = focal_gradient((goal - logits.detach().sigmoid()).abs(), self.gamma)
+        empty = losses.new_zeros(len(self.balance.positive))
+        loss, size = (
+            empty.index_add(0, labels, (part * counted).sum(1)) for part in (losses, sizes)
+        )
+        return loss, size
 
     def _places(self, dense: DenseBoxes) -> Tensor:
         """(cells, 2) centres of all cells, x and y in input pixels."""

@@ -84,7 +84,7 @@ def main() -> None:
         [
             "`trunk=tiny`, long tail alone with codes, 60 categories after Zipf's law, scored on "
             f"200 held-out images, seeds {', '.join(map(str, SEEDS))}: mean ± standard deviation. "
-            "*equalised* is `task.longtail.equalise=8`, *repeated* is "
+            "*equalised* is `task.longtail.equalise=4`, *repeated* is "
             "`data.repeat.federated=0.05`.",
             table(["training", *NAMES, "minutes"], rows),
             "## Eight real images",

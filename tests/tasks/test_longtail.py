@@ -24,6 +24,7 @@ from unified.data.dataset import ViewDataset
 from unified.errors import DataError
 from unified.kinds.federated import FederatedAsk, FederatedLabel, Recognitions
 from unified.metrics.lvis_ap import NAMES, LvisAP
+from unified.ops.boxes import decode_boxes
 from unified.ops.losses import focal_gradient, focal_loss
 from unified.ops.matching import match_level
 from unified.task import Upstream
@@ -31,7 +32,6 @@ from unified.view import ImageMeta, View, compose, letterbox
 from unified.weighting import values_of
 
 SIZE = 64
-GAMMA = 1.5
 
 
 def feed(metric: LvisAP, split: Any, read: Callable[[int], Any]) -> dict[str, float]:
@@ -249,11 +249,13 @@ def test_boxes_are_those_of_detection_where_it_takes_part(make: Callable) -> Non
     assert all(p.weight.grad.abs().sum() > 0 for p in predictors)
 
 
-def by_hand(made: Any, batch: Any) -> torch.Tensor:
-    """The federated focal loss, input by input and category by category, before the mean."""
+def logits_of(made: Any, batch: Any) -> tuple[list[tuple[int, float, torch.Tensor]], int]:
+    """Category, what it should say and its logit, input by input and cell by cell, and how many
+    pairs of object and cell there are.
+    """
     task, truth = made.tasks["longtail"], batch.labels["federated"]
     outputs, head = made.model(batch.images)["longtail"], task.head
-    total, count = torch.zeros(()), 0
+    found, count = [], 0
     for row in range(len(batch.metas)):
         own = truth.image == row
         objects, searched = own & ~truth.complete, own & truth.complete
@@ -268,7 +270,7 @@ def by_hand(made: Any, batch: Any) -> torch.Tensor:
             positives |= {(index, *cell) for cell in zip(*cells, strict=True)}
         for index, y, x, label, _ in positives:
             vector = outputs[head.levels[index]][row, : head.rank, y, x]
-            total = total + focal(head, vector, label, 1.0)
+            found.append((label, 1.0, vector @ head.of(label)[0] + head.of(label)[1]))
         count += len(positives)
         held = {place[:4] for place in positives}
         for box, label in zip(truth.boxes[searched], truth.labels[searched].tolist(), strict=True):
@@ -278,47 +280,44 @@ def by_hand(made: Any, batch: Any) -> torch.Tensor:
                     inside = ((place >= box[:2]) & (place <= box[2:])).all()
                     if inside and (index, y, x, label) not in held:
                         vector = outputs[level][row, : head.rank, y, x]
-                        total = total + focal(head, vector, label, 0.0)
-    return total / count
+                        logit = vector @ head.of(label)[0] + head.of(label)[1]
+                        found.append((label, 0.0, logit))
+    return found, count
 
 
-def focal(head: Any, vector: torch.Tensor, label: int, target: float) -> torch.Tensor:
-    logit = vector @ head.categories.weight[label] + head.categories.bias[label]
-    return focal_loss(logit, torch.tensor(target), GAMMA)
-
-
+@pytest.mark.parametrize("gamma", [0.0, 1.5])
 @pytest.mark.parametrize("view", ["augment=none", "augment=strong"])
-def test_the_federated_loss_is_that_of_each_input_and_category(make: Callable, view: str) -> None:
-    """Single images, and mosaics, in which each category is known in a part of the input."""
-    made = make("task=[longtail]", view, f"task.longtail.gamma={GAMMA}")
-    batch = made.batch(2)
-    made.model.eval()
-    with torch.no_grad():
-        nn.init.normal_(made.tasks["longtail"].head.categories.bias)
-        found, wanted = losses_of(made, batch)["category"], by_hand(made, batch)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_what_is_mostly_denied_weighs_more(make: Callable) -> None:
-    """The balance of earlier steps decides; this step's gradients enter with their weights."""
-    made = make("task=[longtail]", "task.longtail.equalise=4")
+def test_the_federated_loss_is_that_of_each_input_and_category(
+    make: Callable, view: str, gamma: float
+) -> None:
+    """Single images, and mosaics, in which each category is known in a part of the input; with
+    weights of a balance that lacks something in every category. So are the gradients that enter it.
+    """
+    made = make("task=[longtail]", view, f"task.longtail.gamma={gamma}")
     task, batch = made.tasks["longtail"], made.batch(2)
     made.model.eval()
-    upstream, outputs = Upstream(), made.model(batch.images)["longtail"]
-
-    def loss(positive: float) -> tuple[float, float, float]:
-        with torch.no_grad():
-            task.balance.negative.fill_(1.0)
-            task.balance.positive.fill_(positive)
-            value = task.loss(outputs, batch, upstream)[0]["category"].total
-            entered = task.balance.positive - positive, task.balance.negative - 1
-            return float(value), *(float(e.sum()) for e in entered)
-
-    even, denied = loss(5.0), loss(0.0)
-    # Where all is denied, positives weigh 1 + α, and negatives nothing.
-    assert denied[1] / even[1] == pytest.approx(5, rel=1e-3)
-    assert denied[2] / even[2] == pytest.approx(0, abs=1e-3)
-    assert denied[0] > even[0]
+    balance = task.balance
+    with torch.no_grad():
+        nn.init.normal_(task.head.categories.bias)
+        balance.positive.uniform_(0.4, 1.2)
+        balance.negative.fill_(1.0)
+        before = balance.positive.clone(), balance.negative.clone()
+        more, less = balance.weights(task.equalise)
+        found = task.loss(made.model(batch.images)["longtail"], batch, Upstream())[0]["category"]
+        entered = balance.positive - before[0], balance.negative - before[1]
+    logits, count = logits_of(made, batch)
+    total, sizes = 0.0, {1.0: torch.zeros_like(more), 0.0: torch.zeros_like(more)}
+    for label, goal, logit in logits:
+        logit = logit.detach().requires_grad_()
+        loss = focal_loss(logit, torch.tensor(goal), gamma)
+        loss.backward()
+        weight = (more if goal else less)[label]
+        total += float(weight * loss)
+        sizes[goal][label] += weight * logit.grad.abs()
+    assert float(found.total) == pytest.approx(total, rel=1e-4)
+    assert int(found.count) == count
+    torch.testing.assert_close(entered[0], sizes[1.0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(entered[1], sizes[0.0], rtol=1e-3, atol=1e-3)
 
 
 def test_the_quality_of_a_box_is_its_overlap(make: Callable) -> None:
@@ -330,6 +329,7 @@ def test_the_quality_of_a_box_is_its_overlap(make: Callable) -> None:
     outputs = {name: output.detach().requires_grad_() for name, output in outputs.items()}
     loss = task.loss(outputs, batch, Upstream())[0]["quality"]
     loss.total.backward()
+    assert all((o.grad[:, head.rank + head.per_cell :] == 0).all() for o in outputs.values())
     cell, anchor, target, missed = task._match(truth, task._boxes(outputs, Upstream()))
     goal = torch.zeros(2, head.per_cell, *torch.cat(head.vectors(outputs), 1).shape[1:2])
     held = torch.zeros_like(goal[:, 0], dtype=torch.bool)
@@ -354,6 +354,32 @@ def decoded(
 ) -> tuple[torch.Tensor, ...]:
     with torch.no_grad():
         return task._best(vectors, boxes, torch.ones(len(boxes)) if quality is None else quality)
+
+
+def test_a_cell_keeps_the_box_that_fits_best(make: Callable) -> None:
+    """And its score is the category's probability times how well that one fits."""
+    made = make("task=[longtail]")
+    task, head = made.tasks["longtail"], made.tasks["longtail"].head
+    outputs = made.model(made.batch(1).images)["longtail"]
+    raw = {name: torch.zeros_like(output) for name, output in outputs.items()}
+    level, (y, x), anchor = head.levels[1], (2, 1), 1
+    head.qualities(raw)[1][:] = torch.tensor([-3.0, 1.5, -1.0])[None, :, None, None]
+    with torch.no_grad():
+        head.categories.weight.zero_()
+        head.categories.bias.fill_(-20.0)
+        head.categories.weight[7] = 1.0
+        raw[level][0, : head.rank, y, x] = 22.0 / head.rank
+        own = head.boxes(raw)[1][0, :, y, x]
+        own += torch.randn_like(own)
+        kept = task.keep(raw, Upstream())
+    assert kept.labels.tolist()[0] == 7
+    quality, category = torch.tensor([1.5, 2.0]).sigmoid()
+    assert float(kept.scores[0]) == pytest.approx(float(quality * category), rel=1e-4)
+    wanted = decode_boxes(
+        own[anchor : anchor + 1], torch.tensor([[x, y]]), head.anchors[1, anchor][None],
+        task.strides[1],
+    )  # fmt: skip
+    torch.testing.assert_close(kept.boxes[:1], wanted)
 
 
 def test_of_all_cells_and_categories_the_best_are_kept(make: Callable) -> None:
@@ -428,14 +454,16 @@ def test_weights_are_those_of_equalisation_loss_v2() -> None:
     balance = Balance(3)
     for weights in balance.weights(4.0):
         assert weights.tolist() == [1, 1, 1]
-    balance.add(torch.tensor([0, 1]), torch.tensor([4.0, 2.0]), positive=True)
-    balance.add(torch.tensor([0, 1, 1]), torch.tensor([2.0, 2.0, 2.0]), positive=False)
+    balance.add(torch.tensor([4.0, 2.0, 0.0]), torch.tensor([2.0, 4.0, 0.0]))
     share = 1 / (1 + np.exp(-12 * (np.array([2.0, 0.5]) - 0.8)))
     positive, negative = balance.weights(4.0)
     torch.testing.assert_close(positive, torch.tensor([*(5 - 4 * share), 1.0]).float())
     torch.testing.assert_close(negative, torch.tensor([*share, 1.0]).float())
     for weights in balance.weights(0.0):
         assert weights.tolist() == [1, 1, 1]
+    # As strength vanishes, so does what it does.
+    for weights in balance.weights(1e-6):
+        torch.testing.assert_close(weights, torch.ones(3))
 
 
 # --- How it is scored ---------------------------------------------------------------------

@@ -32,12 +32,12 @@ def asymmetric_loss(
     return -weight * torch.where(targets > 0, F.logsigmoid(logits), log_negative)
 
 
-def focal_loss(logits: Tensor, targets: Tensor, gamma: float | Tensor) -> Tensor:
+def focal_loss(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
     """Cross-entropy that easy samples hardly enter: |y − p|^γ BCE (Lin et al. 2017, RetinaNet).
 
     Args:
         logits, targets: of one shape; targets are 0 or 1.
-        gamma: how hardly; of any shape that fits.
+        gamma: how hardly.
 
     Returns:
         Losses of that shape, float32.
@@ -48,7 +48,7 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float | Tensor) -> Tensor
     return missed.clamp(min=EPSILON) ** gamma * entropy
 
 
-def focal_gradient(missed: Tensor, gamma: float | Tensor) -> Tensor:
+def focal_gradient(missed: Tensor, gamma: float) -> Tensor:
     """Size of the gradient of `focal_loss` in the logit: m^γ (m − γ (1 − m) log(1 − m)).
 
     Args:
