@@ -21,6 +21,9 @@ from unified.ops.sampling import sample
 from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
 from unified.trunks.features import FeatureSpec
 
+TOLERANCE = 0.22
+"""Share of an object's size, the root of its area, within which distances are squared."""
+
 
 class KeypointDetection(Task):
     """Place and probability of the joints, at detection's anchors, and then from near the joints.
@@ -78,10 +81,10 @@ class KeypointDetection(Task):
 
         Similarity is 1 − OKS over the known joints, as COCO measures it (Maji et al. 2022,
         YOLO-Pose, equation 2), of the second guess, which is the result. It says nothing of joints
-        that are far off: there distance does, of both guesses, in units of the same tolerance
-        (pseudo-Huber; Charbonnier et al. 1997): squared where it is small, and from afar the same
-        pull from anywhere. Visibility is the cross-entropy of whether a joint is known. Reads
-        joints (N, K, 3) and areas (N,) of the targets `keypoints`.
+        that are far off: there distance does, of both guesses, in shares of the object's size, the
+        same for all joints (pseudo-Huber; Charbonnier et al. 1997): squared within `TOLERANCE`, and
+        from afar the same pull from anywhere. Visibility is the cross-entropy of whether a joint
+        is known. Reads joints (N, K, 3) and areas (N,) of the targets `keypoints`.
         """
         matches = upstream[Matches]
         objects: ObjectTargets = batch.labels["objects"]  # type: ignore[assignment]
@@ -93,14 +96,15 @@ class KeypointDetection(Task):
         second = self._second(outputs, first, cells.image)
         joints, labels = truth.joints[rows], truth.labels[rows]
         known = (joints[..., 2] > 0).float()
-        spread = 2 * truth.areas[rows, None].clamp(min=1) * (2 * self.sigmas[labels]).square()
-        # (2, N, K) of the first and of the second guess.
-        errors = (torch.stack([first, second])[..., :2] - joints[..., :2]).square().sum(-1) / spread
-        far = ((1 + errors).sqrt() - 1).sum(0)
+        area = truth.areas[rows, None].clamp(min=1)
+        # (2, N, K) of the first and of the second guess, in areas of the object.
+        errors = (torch.stack([first, second])[..., :2] - joints[..., :2]).square().sum(-1) / area
+        oks = (-errors[1] / (8 * self.sigmas[labels].square())).exp()
+        far = ((1 + errors / TOLERANCE**2).sqrt() - 1).sum(0)
         sure = F.binary_cross_entropy_with_logits(first[..., 2], known, reduction="none")
-        count = spread.new_tensor(len(rows))
+        count = area.new_tensor(len(rows))
         losses = {
-            "similarity": Mean(_mean(1 - (-errors[1]).exp(), known).sum(), count),
+            "similarity": Mean(_mean(1 - oks, known).sum(), count),
             "distance": Mean(_mean(far, known).sum(), count),
             "visibility": Mean(_mean(sure, self.has[labels]).sum(), count),
         }
