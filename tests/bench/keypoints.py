@@ -19,7 +19,7 @@ SHAPES = [
     "trainer.check_val_every_n_epoch=6",
     "logger=none",
 ]
-REAL_IMAGES = ["experiment=ipose", *LEARNT]
+REAL_IMAGES = ["experiment=ipose", *LEARNT, "data.batch_size=4"]
 
 
 def row(name: str, results: dict[str, Any]) -> list[str]:
