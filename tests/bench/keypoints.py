@@ -37,8 +37,8 @@ def main() -> None:
         "Keypoints",
         "python tests/bench/keypoints.py",
         [
-            "`trunk=tiny`, detection and keypoints with codes. Generated: the default schedule, "
-            "scored on 200 held-out images whose figures are none of those learnt from. coco-mini: "
+            "`trunk=tiny`, detection and keypoints with codes. Generated: scored on 200 held-out "
+            "images whose figures are none of those learnt from; they choose the best epoch of three. coco-mini: "
             "80 real images until they are learnt, scored on those same images; they teach nothing "
             "that generalises.",
             table(
