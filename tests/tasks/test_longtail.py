@@ -18,12 +18,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tasks.longtail import CHUNK, Balance, _of_images
+from tasks.longtail import CHUNK, _of_images
 from unified.data.augment import AugmentConfig
 from unified.data.dataset import ViewDataset
 from unified.errors import DataError
 from unified.kinds.federated import FederatedAsk, FederatedLabel, Recognitions
 from unified.metrics.lvis_ap import NAMES, LvisAP
+from unified.ops.balance import Balance
 from unified.ops.boxes import decode_boxes
 from unified.ops.losses import focal_gradient, focal_loss
 from unified.ops.matching import match_level
