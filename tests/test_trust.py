@@ -23,6 +23,7 @@ PLACES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "trunk": lambda c: c["trunk"].update(_target_="evil.Run"),
     "decoder": lambda c: c["implicit"]["decoder"].update(_target_="evil.Run"),
     "source": lambda c: c["data"]["sources"].update(objects="evil.Run"),
+    "source with options": lambda c: c["data"]["sources"].update(objects={"_target_": "evil.Run"}),
     "derived": lambda c: c["data"]["derived"].update(objects="evil.Run"),
     "logger": lambda c: c.update(logger={"_target_": "evil.Run"}),
     "nested": lambda c: c.update(logger={"_target_": "unified.x", "a": [{"_target_": "evil.Run"}]}),

@@ -10,6 +10,8 @@ from typing import Any
 from unified.bounds import checked, known_arguments
 from unified.errors import ConfigError
 
+TARGET = "_target_"
+"""Key of a class's name, beside its arguments."""
 COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 """Parameters that stand for any others."""
 
@@ -55,8 +57,8 @@ def instantiate(key: str, contract: type, arguments: Mapping[str, Any], **given:
     Raises:
         ConfigError: the class does not keep the contract, or an argument is not possible.
     """
-    cls = subclass_at(f"{key}._target_", contract, arguments.get("_target_"))
-    own = {name: value for name, value in arguments.items() if name != "_target_"}
+    cls = subclass_at(f"{key}.{TARGET}", contract, arguments.get(TARGET))
+    own = {name: value for name, value in arguments.items() if name != TARGET}
     taken = {name: v for name, v in given.items() if name in inspect.signature(cls).parameters}
     arguments = checked_arguments(key, cls, own, given)
     try:

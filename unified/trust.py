@@ -63,7 +63,8 @@ def named_classes(config: Any) -> Iterator[tuple[str, str]]:
     """(key, dotted name) of all classes that a configuration names."""
     for path, text in _texts(config):
         parts = path.split(".")
-        if parts[-1] == "_target_" or parts[:2] in (["data", "sources"], ["data", "derived"]):
+        reader = len(parts) == 3 and parts[:2] in (["data", "sources"], ["data", "derived"])
+        if reader or parts[-1] == "_target_":
             yield path, text
 
 

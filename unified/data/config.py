@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -32,8 +32,8 @@ class DataConfig:
         derive: where a split lacks a kind, make it from another by `derived`.
         repeat: kind → share of the images below which a category is rare: images of rare categories
             come more often in an epoch, as `repeat_factors` says.
-        sources: kind → the class that reads it.
-        derived: kind → the class that makes it from another kind.
+        sources: kind → the class that reads it; or `_target_` and options of one.
+        derived: kind → the class that makes it from another kind, the same.
         shapes: generate the embedded data set into `root`; null for real data.
     """
 
@@ -49,8 +49,8 @@ class DataConfig:
     links: bool = False
     derive: bool = False
     repeat: dict[str, Annotated[float, Meta(gt=0, le=1)]] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
-    derived: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str | dict[str, Any]] = field(default_factory=dict)
+    derived: dict[str, str | dict[str, Any]] = field(default_factory=dict)
     shapes: ShapesConfig | None = None
 
     def __post_init__(self) -> None:

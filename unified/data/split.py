@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from unified.arrays import Array, Ragged
-from unified.classes import class_at
+from unified.classes import TARGET, checked_arguments, class_at
 from unified.data.config import DataConfig
 from unified.data.sampler import repeat_factors
 from unified.errors import ConfigError, DataError
@@ -17,11 +18,11 @@ from unified.kinds.kind import Categorised, Images, Label, Source, Space
 
 
 class Reader(Protocol):
-    """A class that reads one kind: called with `Sources`, it gives the source."""
+    """A class that reads one kind: called with `Sources` and its options, it gives the source."""
 
     kind: str
 
-    def __call__(self, sources: Sources) -> Source: ...
+    def __call__(self, sources: Sources, **options: Any) -> Source: ...
 
     def json(self, sources: Sources) -> Path:
         """The json that it reads, there or not."""
@@ -67,7 +68,7 @@ class Sources:
             DataError: its annotations are missing, malformed, or of other categories.
         """
         if kind not in self._opened:
-            source = self._reader(kind)(self)
+            source = self._reader(kind)()
             difference = self.spaces[kind].differs(source.space) if kind in self.spaces else None
             if difference:
                 raise DataError(
@@ -79,22 +80,22 @@ class Sources:
             self._opened[kind] = source
         return self._opened[kind]
 
-    def _reader(self, kind: str) -> Reader:
+    def _reader(self, kind: str) -> Callable[[], Source]:
+        """What opens the source of a kind."""
         config = self.config
         if kind not in config.sources:
             raise ConfigError(
                 f"nobody reads {kind} labels: data.sources names {', '.join(config.sources)}",
                 f"name a class that does: data.sources.{kind}=module.Class",
             )
-        reader = _reader_at(f"data.sources.{kind}", config.sources[kind], kind)
-        file = reader.json(self)
-        if file.exists():
-            return reader
+        able = [(f"data.sources.{kind}", config.sources[kind])]
         if config.derive and kind in config.derived:
-            derived = _reader_at(f"data.derived.{kind}", config.derived[kind], kind)
-            file = derived.json(self)
+            able.append((f"data.derived.{kind}", config.derived[kind]))
+        for key, named in able:
+            reader, options = _reader_at(key, named, kind)
+            file = reader.json(self)
             if file.exists():
-                return derived
+                return partial(reader, self, **options)
         raise DataError(
             f"split {self.split!r} has no {kind} labels: {file} does not exist",
             "add the file, check data.train and data.val, set data.derive=true where others "
@@ -115,19 +116,22 @@ def _check_pixels(source: Source, most: int) -> None:
         )
 
 
-def _reader_at(key: str, name: str, kind: str) -> Reader:
-    """The class that the configuration names.
+def _reader_at(
+    key: str, named: str | Mapping[str, Any], kind: str
+) -> tuple[Reader, dict[str, Any]]:
+    """The class that the configuration names, and its options.
 
     Raises:
-        ConfigError: it reads another kind, or nothing.
+        ConfigError: it reads another kind, or nothing, or does not take an option.
     """
-    reader: Reader = class_at(key, name)
+    part = {TARGET: named} if isinstance(named, str) else dict(named)
+    reader: Reader = class_at(key, part.pop(TARGET, None))
     if getattr(reader, "kind", None) != kind or not hasattr(reader, "json"):
         raise ConfigError(
-            f"{key}={name} is no reader of {kind}",
+            f"{key}={named} is no reader of {kind}",
             f"name a class that is: its kind is {kind!r}, and json says where its file is",
         )
-    return reader
+    return reader, checked_arguments(key, reader, part, ("sources",))
 
 
 class Split:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import compose_raw
 from omegaconf import OmegaConf
 
 import conf
+from unified.bounds import Count, checked
+from unified.data.coco.objects import Objects
+from unified.data.config import DataConfig
 from unified.data.images import check_image_files
+from unified.data.split import Sources
 from unified.errors import ConfigError, DataError
 from unified.kinds.federated import FederatedAsk
 from unified.kinds.keypoints import KeypointAsk
@@ -181,3 +188,28 @@ def test_missing_folders_splits_and_readers_are_named(
         open_sources(shapes, "train2099").open("objects")
     with pytest.raises(ConfigError, match=r"data\.sources\.poems"):
         open_sources(shapes, "train").open("poems")
+
+
+class Loud(Objects):
+    """Objects, with an option of its own."""
+
+    def __init__(self, sources: Sources, volume: Count = 1) -> None:
+        super().__init__(sources)
+        self.volume = volume
+
+
+def named_sources(root: Path, **options: Any) -> Sources:
+    config = OmegaConf.to_container(compose_raw("data=coco", f"data.root={root}").data)
+    target = f"{Loud.__module__}.Loud"
+    config["sources"]["objects"] = {"_target_": target, **options} if options else target
+    return Sources(checked("data", config, DataConfig), "val")
+
+
+def test_a_source_has_options_of_its_own(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, Loud.__module__, sys.modules[__name__])
+    assert named_sources(shapes).open("objects").volume == 1
+    assert named_sources(shapes, volume=11).open("objects").volume == 11
+    with pytest.raises(ConfigError, match=r"data\.sources\.objects\.pitch is not an argument"):
+        named_sources(shapes, pitch=2).open("objects")
+    with pytest.raises(ConfigError, match=r"data\.sources\.objects\.volume"):
+        named_sources(shapes, volume=0).open("objects")
