@@ -188,6 +188,32 @@ def test_a_kind_is_known_in_the_views_that_ask_for_it(split: Split) -> None:
     assert batch.see(None) is batch
 
 
+def test_a_share_of_a_batch_is_seen_in_a_view(split: Split) -> None:
+    """The other inputs of the batch are further images."""
+    views = {"strong": AugmentConfig(), "weak": AugmentConfig(share=0.3)}
+    data = dataset(split, ObjectAsk("strong"), ObjectAsk("weak"), views=views)
+    assert [data.images_of(inputs) for inputs in (1, 2, 8, 13, 16)] == [0, 1, 6, 10, 12]
+    assert [len(own) for own in data.carried(10)] == [2] * 3 + [1] * 7
+    assert [len(own) for own in data.carried(1)] == [2]
+    few = {"strong": AugmentConfig(share=0.25), "weak": AugmentConfig(share=0.5)}
+    assert [*map(len, dataset(split, views=few).carried(4))] == [2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loaders_give_the_share(workers: int, make: Callable) -> None:
+    made = make(
+        "task=[detection,classification]", "task.classification.view=weak", "data.batch_size=10",
+        "augment.weak.share=0.25", f"data.workers={workers}",
+    )  # fmt: skip
+    batches = list(made.data.train_dataloader())
+    assert len(batches) == 4  # of 32 images
+    for batch in batches:
+        assert [meta.view for meta in batch.metas] == ["strong"] * 8 + ["weak"] * 2
+        assert [m.image_id for m in batch.metas[8:]] == [m.image_id for m in batch.metas[:2]]
+    seen = sorted(m.image_id for batch in batches for m in batch.metas if m.view == "strong")
+    assert len(set(seen)) == 32
+
+
 def test_a_view_is_the_same_whatever_others_there_are(split: Split) -> None:
     alone = dataset(split)[(3, 5)]
     both = dataset(

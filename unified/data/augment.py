@@ -33,6 +33,7 @@ class AugmentConfig:
         saturation, value: largest relative change of each.
         min_side: objects narrower than this many input pixels are dropped.
         min_visible: objects of which less than this share of the box is left are dropped.
+        share: of a batch's images that are seen in this view, compared with the view of most.
     """
 
     mosaic: Share = 0.0
@@ -46,6 +47,7 @@ class AugmentConfig:
     value: Share = 0.0
     min_side: NonNegative = 2.0
     min_visible: Share = 0.1
+    share: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
 
 def draw_affine(rng: np.random.Generator, config: AugmentConfig, size: int) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,6 +28,8 @@ from unified.task import Task
 from unified.view import PLAIN
 
 log = logging.getLogger(__name__)
+WHOLE = {"mosaic": 0.0, "share": 1.0}
+"""Of views in validation: every image for itself, and all of them."""
 
 
 class DataModule(pl.LightningDataModule):
@@ -159,11 +161,11 @@ class DataModule(pl.LightningDataModule):
         )
 
     def val_dataset(self) -> ViewDataset:
-        """Letterboxed images; further views that tasks check are drawn without mosaic."""
+        """Letterboxed images, and further views that tasks check."""
         views: dict[str, AugmentConfig | None] = {PLAIN: None}
         for ask in self.checks:
             if ask.view != PLAIN:
-                views[ask.view] = AugmentConfig(**vars(self.augment[ask.view]) | {"mosaic": 0.0})
+                views[ask.view] = AugmentConfig(**vars(self.augment[ask.view]) | WHOLE)
         return ViewDataset(
             self.val_split, self.config.image_size, self.checks, views, seed=self.seed
         )
@@ -178,7 +180,7 @@ class DataModule(pl.LightningDataModule):
         rank, world = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
-        images = self.config.batch_size // len(dataset.views)
+        images = dataset.images_of(self.config.batch_size)
         epoch, batches = self._start if shuffle else (0, 0)
         start = (epoch, batches * images)
         sampler = EpochSampler(dataset.factors, shuffle, self.seed, rank, world, start)
@@ -186,7 +188,7 @@ class DataModule(pl.LightningDataModule):
             raise DataError(
                 f"split {self.config.train!r} has {len(dataset)} images for {world} process(es), "
                 f"fewer than one batch of {images}",
-                f"set data.batch_size={len(sampler) * len(dataset.views)} or less",
+                f"set data.batch_size={sum(map(len, dataset.carried(len(sampler))))} or less",
             )
         return Loader(
             Reported(dataset),
@@ -229,9 +231,16 @@ class Reported(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> list[Row] | UserError:
+    def __getitems__(self, keys: Sequence[Key]) -> list[list[Row] | UserError]:
+        """Of a batch; torch asks for its images together."""
+        return [
+            self._row(key, views)
+            for key, views in zip(keys, self.dataset.carried(len(keys)), strict=True)
+        ]
+
+    def _row(self, key: Key, views: Collection[str]) -> list[Row] | UserError:
         try:
-            return self.dataset[key]
+            return self.dataset.see(key, views)
         except UserError as error:
             return error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,7 +42,8 @@ class ViewDataset(Dataset[list[Row]]):
         split: the annotated images.
         size: side of the square input in pixels, a multiple of 32.
         asks: what to read, and in which views.
-        views: name → what to draw; None letterboxes. An image gives a row for each.
+        views: name → what to draw; None letterboxes. An image gives a row for each; in a batch,
+            its share of the images does.
         repeat: kind → share of the images below which a category is rare; see `Split.factors`.
         seed: start of all randomness; a row depends on (seed, its key, view) only, not on
             the number of workers or on what was drawn before.
@@ -74,9 +75,27 @@ class ViewDataset(Dataset[list[Row]]):
         return len(self.split)
 
     def __getitem__(self, key: Key) -> list[Row]:
+        return self.see(key, self.views)
+
+    def carried(self, images: int) -> list[list[str]]:
+        """The views of each of a batch's images; the first ones have the most."""
+        shares = {view: augment.share if augment else 1.0 for view, augment in self.views.items()}
+        most = max(shares.values())
+        counts = {view: max(1, round(images * s / most)) for view, s in shares.items()}
+        return [[v for v, count in counts.items() if place < count] for place in range(images)]
+
+    def images_of(self, inputs: int) -> int:
+        """How many images give a batch of at most so many inputs."""
+        able = (n for n in range(inputs, 0, -1) if sum(map(len, self.carried(n))) <= inputs)
+        return next(able, 0)
+
+    def see(self, key: Key, views: Collection[str]) -> list[Row]:
+        """An image in some of the views."""
         epoch, index, *turn = key
         rows = []
         for number, (view, augment) in enumerate(self.views.items()):
+            if view not in views:
+                continue
             # The first view keeps its draws, whatever others there are.
             further = (number, *turn) if number or turn else ()
             rng = np.random.default_rng((self.seed, epoch, index, *further))
@@ -180,8 +199,9 @@ class Collate:
                 )
 
     def __call__(self, groups: Sequence[list[Row]]) -> Batch:
-        """A list of rows, one per view, for every image."""
-        rows = [row for view in zip(*groups, strict=True) for row in view]
+        """A list of rows, one per view, for every image; the first image has all views."""
+        views = [row.meta.view for row in groups[0]]
+        rows = [row for v in views for group in groups for row in group if row.meta.view == v]
         # (B, S, S, 3) in memory is exactly channels_last: no transposition, no copy.
         images = torch.from_numpy(np.stack([row.image for row in rows])).permute(0, 3, 1, 2)
         labels = {
