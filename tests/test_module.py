@@ -245,3 +245,15 @@ def test_files_are_complete_and_results_belong_to_the_best_epoch(
     history = [row["score"] for row in read_history(tmp_path / "run" / "metrics.csv")]
     assert history[-1] < max(history) - 1e-3, "the last epoch is not the best"
     assert scores["classification"]["mAP"] == pytest.approx(max(history), abs=1e-9)
+
+
+def test_a_score_without_bounds_does_not_rule_the_mean(module, monkeypatch) -> None:
+    module, _ = module
+    said = {"detection": {"AP": 0.2}, "classification": {"mAP": 9.0}, "embedding": {"Recall@1": 1}}
+    logged: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(type(module.metrics["classification"]), "share", lambda own, v: v / (1 + v))
+    monkeypatch.setattr(module, "score", lambda: said)
+    monkeypatch.setattr(module, "log_dict", logged.update)
+    module.on_validation_epoch_end()
+    assert float(logged["score"]) == pytest.approx((0.2 + 0.9 + 1) / 3)
+    assert float(logged["val/classification/mAP"]) == 9.0

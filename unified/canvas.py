@@ -107,8 +107,15 @@ class Canvas:
         self.pixels = np.array(picture)
 
     def below(self, text: str) -> None:
-        """A line of text under the picture."""
-        self.lines.append(text)
+        """Text under the picture, in as many lines as it needs."""
+        font, line = self._font(40, 11), ""
+        for word in text.split():
+            longer = f"{line} {word}".lstrip()
+            if line and font.getlength(longer) > self.pixels.shape[1] - 6:
+                self.lines.append(line)
+                longer = word
+            line = longer
+        self.lines.append(line)
 
     def picture(self) -> Array:
         """What was drawn, (H', W', 3) uint8 RGB, with the lines below it."""

@@ -26,7 +26,7 @@ from unified.weighting import build_weighting, task_total, values_of
 
 log = logging.getLogger(__name__)
 SCORE = "score"
-"""Mean of the tasks' primary metrics: what `best.ckpt` is best in."""
+"""Mean of the tasks' primary metrics, each from 0 to 1: what `best.ckpt` is best in."""
 LOSS = "loss"
 """Name of the joint loss among those of the tasks."""
 MEANS = "epoch_means"
@@ -145,7 +145,7 @@ class UnifiedModule(pl.LightningModule):
         self.guard.read()
         scores = self.score()
         values = {f"val/{n}/{k}": v for n, part in scores.items() for k, v in part.items()}
-        primary = [scores[n][metric.primary] for n, metric in self.metrics.items()]
+        primary = [m.share(scores[n][m.primary]) for n, m in self.metrics.items()]
         # A metric of things that the split does not have is NaN, and says nothing.
         values[SCORE] = float(np.nanmean(primary)) if not np.isnan(primary).all() else 0.0
         self.log_dict({k: torch.tensor(v, dtype=torch.float64) for k, v in values.items()})

@@ -142,7 +142,11 @@ def space_of(ask: type[Ask], saved: Mapping[str, Any]) -> Any:
 
 
 class Metric(Protocol):
-    """Collects results over a validation set, scores them, writes the official file."""
+    """Collects results over a validation set, scores them, writes the official file.
+
+    Attributes:
+        primary: name of the number that a task is compared by.
+    """
 
     primary: str
 
@@ -156,6 +160,14 @@ class Metric(Protocol):
 
     def compute(self) -> dict[str, float]:
         """Metric name → value; `primary` is among the names. Of the first process only."""
+        ...
+
+    def share(self, value: float) -> float:
+        """A value of `primary` on a scale from 0 to 1, on which tasks are joined."""
+        ...
+
+    def about(self) -> dict[str, str]:
+        """How it was scored, where that is not the same on every machine; may be empty."""
         ...
 
     def reset(self) -> None:

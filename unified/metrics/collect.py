@@ -37,6 +37,14 @@ class Collector(Generic[Record]):
         """The records, by rising key."""
         return dict(sorted(self.records.items()))
 
+    def share(self, value: float) -> float:
+        """Most have a best value of one."""
+        return value
+
+    def about(self) -> dict[str, str]:
+        """Most are scored alike everywhere."""
+        return {}
+
     def curves(self) -> dict[str, tuple[Array, Array]]:
         """Curve name → (x, y); most metrics have none."""
         return {}

@@ -41,8 +41,11 @@ def report(
     """All that belongs to a scored network: files, curves, pictures, a table on the terminal."""
     config = module.config
     named = {task: {n: None if isnan(v) else v for n, v in s.items()} for task, s in scores.items()}
+    about = {name: said for name, m in module.metrics.items() if (said := m.about())}
+    scored = {"scored": about} if about else {}
     with whole(folder / RESULTS) as file:
-        json.dump({"metrics": named, **facts_of(module), **facts}, file, indent=2, allow_nan=False)
+        content = {"metrics": named, **scored, **facts_of(module), **facts}
+        json.dump(content, file, indent=2, allow_nan=False)
     for name, metric in module.metrics.items():
         metric.write(folder)
         curves = metric.curves()
@@ -56,6 +59,8 @@ def report(
     picture = write_comparisons(folder, predictor, dataset, config.min_score)
     epoch = f" (best epoch: {facts['best_epoch']})" if "best_epoch" in facts else ""
     print_scores(scores, f"{config.name}: {', '.join(config.task)}{epoch}")
+    for name, said in about.items():
+        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in said.items()))
     print(f"run: {folder}\npicture: {picture}")
 
 
