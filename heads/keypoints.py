@@ -11,7 +11,7 @@ from unified.trunks.features import FeatureSpec
 
 
 class KeypointHead(DenseHead):
-    """Level → (B, A·K·3 + K·2, H, W): x, y, probability of K joints at every anchor, and a field.
+    """Level → (B, A·K·3 + K·2, H, W): x, y, logit of K joints at every anchor, and a field.
 
     The field of a joint says at every cell how far the joint of whoever is there lies from it.
 

@@ -31,7 +31,7 @@ CHUNK = 1024
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Recognised:
     """What survived, flat over the batch, best first per image; all (K, …).
 
     Attributes:
@@ -136,10 +136,10 @@ class LongTailRecognition(Task):
         """Federated loss of the categories, CIoU of the boxes, and how well these fit.
 
         An object's category is positive at its matched cells. It is negative at all other cells of
-        the images that are known to have no others of it. Nothing else is learnt from (Gupta et al.
-        2019, section 3). Quality learns 1 − CIoU loss of every box at the cells of objects, 0 where
-        its anchor matches none. Reads boxes (M, 4), labels (M,) and complete (M,) of the targets
-        `federated`.
+        the images that are known to have no others of it; where an object matches no anchor, not
+        within its box. Nothing else is learnt from (Gupta et al. 2019, section 3). Quality learns
+        1 − CIoU loss of every box at the cells of objects, 0 where its anchor matches none. Reads
+        boxes (M, 4), labels (M,) and complete (M,) of the targets `federated`.
         """
         truth: FederatedTargets = batch.labels["federated"]  # type: ignore[assignment]
         dense = self._boxes(outputs, upstream)
@@ -147,8 +147,9 @@ class LongTailRecognition(Task):
         vectors = torch.cat(self.head.vectors(outputs), 1).float()
         qualities = torch.cat([q.flatten(2) for q in self.head.qualities(outputs)], 2).float()
         once = _once(cell, target, vectors.shape[1])
+        silent = _silent(truth, *once, self._places(dense))
         positive, denied = self._positives(vectors, truth, *once)
-        negative, asserted = self._negatives(vectors, truth, *once, self._places(dense))
+        negative, asserted = self._negatives(vectors, truth, *silent)
         more, less = self.balance.weights(self.equalise)
         category = (more * positive + less * negative).sum()
         if self.equalise:
@@ -190,15 +191,17 @@ class LongTailRecognition(Task):
         return self._sums(labels, logits[:, None], 1.0)
 
     def _negatives(
-        self, vectors: Tensor, truth: FederatedTargets, cell: Tensor, target: Tensor, places: Tensor
+        self, vectors: Tensor, truth: FederatedTargets, rows: Tensor, inside: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of the categories that an image was searched for, at all cells without them."""
-        rows = truth.complete.nonzero().squeeze(1)
-        labels, boxes, image = truth.labels[rows], truth.boxes[rows], truth.image[rows]
-        inside = ((places >= boxes[:, None, :2]) & (places <= boxes[:, None, 2:])).all(-1)
-        same = (image[:, None] == truth.image[target]) & (labels[:, None] == truth.labels[target])
-        row, match = same.nonzero(as_tuple=True)
-        inside[row, cell[match]] = False
+        """Of the categories that an image was searched for, at all cells without them.
+
+        Args:
+            vectors: (B, cells, R).
+            truth: what is known.
+            rows: (K,) of it that say which categories have no others.
+            inside: (K, cells) where they do.
+        """
+        labels, image = truth.labels[rows], truth.image[rows]
         weight, bias = self.head.of(labels)
         logits = _of_images(vectors, weight, image).float() + bias[:, None]
         return self._sums(labels, logits, 0.0, inside)
@@ -232,7 +235,7 @@ class LongTailRecognition(Task):
             found.append(torch.stack([x, y], -1).view(-1, 2) * stride)
         return torch.cat(found)
 
-    def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Candidates:
+    def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Recognised:
         """Best pairs of cell and category, non-maximum suppression per category."""
         dense = self._boxes(outputs, upstream)
         best = [quality.max(1) for quality in self.head.qualities(outputs)]
@@ -243,7 +246,7 @@ class LongTailRecognition(Task):
             torch.cat([values.flatten(1) for values, _ in best], 1).float().sigmoid(),
         )
         found = [self._best(*image) for image in zip(*every, strict=True)]
-        return Candidates(
+        return Recognised(
             image=torch.cat([torch.full_like(f[2], i) for i, f in enumerate(found)]),
             boxes=torch.cat([f[0] for f in found]),
             scores=torch.cat([f[1] for f in found]),
@@ -269,7 +272,7 @@ class LongTailRecognition(Task):
         order = batched_nms(boxes[cell], scores, labels, self.nms_iou)[: self.max_detections]
         return boxes[cell][order], scores[order], labels[order]
 
-    def finish(self, kept: Candidates, batch: Batch, upstream: Upstream) -> list[Recognitions]:
+    def finish(self, kept: Recognised, batch: Batch, upstream: Upstream) -> list[Recognitions]:
         """Boxes in original pixels."""
         results = []
         for index, meta in enumerate(batch.metas):
@@ -298,6 +301,46 @@ def _overlaps(
     goal.view(-1).scatter_reduce_(0, place, (1 - losses.detach()).clamp(min=0), "amax")
     held.view(-1)[place] = 1
     return goal, held.amax(1, keepdim=True).expand_as(held)
+
+
+def _silent(
+    truth: FederatedTargets, cell: Tensor, target: Tensor, places: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(K,) rows that say which categories have no others, and (K, cells) where they do.
+
+    Not at cells of the category's own objects: those that match, and of an object that matches no
+    anchor those within its box.
+
+    Args:
+        truth: what is known.
+        cell, target: of the matches.
+        places: (cells, 2) in input pixels.
+    """
+    rows = truth.complete.nonzero().squeeze(1)
+    inside = _within(truth.boxes[rows], places)
+    row, match = _same(truth, rows, target)
+    inside[row, cell[match]] = False
+    matched = torch.zeros_like(truth.complete)
+    matched[target] = True
+    lost = (~truth.complete & ~matched).nonzero().squeeze(1)
+    row, one = _same(truth, rows, lost)
+    theirs = torch.zeros(inside.shape, device=inside.device)
+    theirs.index_add_(0, row, _within(truth.boxes[lost[one]], places).to(theirs.dtype))
+    return rows, inside & (theirs == 0)
+
+
+def _same(truth: FederatedTargets, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs of positions in two lists of rows, (K,) and (L,), of one image and category."""
+    alike = (truth.image[rows, None] == truth.image[others]) & (
+        truth.labels[rows, None] == truth.labels[others]
+    )
+    first, second = alike.nonzero(as_tuple=True)
+    return first, second
+
+
+def _within(boxes: Tensor, places: Tensor) -> Tensor:
+    """(N, cells) which places (cells, 2) lie in boxes (N, 4)."""
+    return ((places >= boxes[:, None, :2]) & (places <= boxes[:, None, 2:])).all(-1)
 
 
 def _once(cell: Tensor, target: Tensor, cells: int) -> tuple[Tensor, Tensor]:

@@ -24,14 +24,19 @@ def test_values_are_those_of_torch() -> None:
             torch.testing.assert_close(found[row, joint], wanted.flatten(), rtol=1e-4, atol=1e-5)
 
 
-def test_vectors_to_a_point_lead_there_from_anywhere() -> None:
-    """Such a field is linear, so that nothing is lost between cells."""
+def test_vectors_to_a_point_lead_there_from_between_the_centres() -> None:
+    """Such a field is linear, so that nothing is lost between cells; beyond the outermost centres
+    it stays as it is there.
+    """
     goal = torch.tensor([2.3, 3.6])
     y, x = torch.meshgrid(torch.arange(6) + 0.5, torch.arange(6) + 0.5, indexing="ij")
     field = (goal - torch.stack([x, y], -1)).permute(2, 0, 1)[None, None]
     places = torch.rand(20, 1, 2) * 5 + 0.5
     moved = places + sample(field, torch.zeros(20, dtype=torch.long), places)
     torch.testing.assert_close(moved, goal.expand_as(moved))
+    outside, border = torch.tensor([[[-3.0, 2.0]]]), torch.tensor([[[0.5, 2.0]]])
+    found = [sample(field, torch.zeros(1, dtype=torch.long), at) for at in (outside, border)]
+    assert torch.equal(*found)
 
 
 def test_no_points_are_no_values() -> None:

@@ -300,6 +300,60 @@ def test_fields_move_the_first_guess(make: Callable) -> None:
     assert float(after["distance"].total) == pytest.approx(float(before["distance"].total) / 2)
 
 
+def linear(like: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """(B, K, 2, H, W) fields that grow with x, each image and joint by a slope (B, K)."""
+    across = torch.arange(like.shape[-1]) + 0.5
+    return slope[:, :, None, None, None] * across.expand_as(like)
+
+
+def test_fields_are_read_of_the_own_image_where_the_joint_was_guessed(make: Callable) -> None:
+    """With fields that are different everywhere; errors and their mean as one computes by hand."""
+    made = make("task=[detection,keypoints]", "augment=none")
+    batch = made.batch(4)
+    task, raw, upstream = learnt(made, batch)
+    level, stride = next(iter(task.head.strides.items()))
+    field = task.head.fields(raw)[level]
+    slope = torch.linspace(0.01, 0.2, 4)[:, None] * torch.linspace(1, 2, field.shape[1])
+    field += linear(field, slope)
+    losses, _ = task.loss(raw, batch, upstream)
+    matches, truth = upstream[Matches], batch.labels["keypoints"]
+    rows = find_objects(batch.labels["objects"], truth.image, truth.keys)[matches.target]
+    similarity, distance, count = 0.0, 0.0, 0
+    for row in rows[rows >= 0].tolist():
+        known = truth.joints[row, :, 2] > 0
+        x = truth.joints[row, known, 0].clamp(stride / 2, SIZE - stride / 2)
+        off = slope[truth.image[row], known] * x  # of the second guess; the first is right
+        error = 2 * off.square() / truth.areas[row]
+        sigma = task.sigmas[truth.labels[row], known]
+        count += 1
+        if known.any():
+            similarity += float((1 - (-error / (8 * sigma**2)).exp()).mean())
+            distance += float(((1 + error / 0.22**2).sqrt() - 1).mean())
+    assert int(losses["similarity"].count) == count
+    assert float(losses["similarity"].total) == pytest.approx(similarity, rel=1e-3)
+    assert float(losses["distance"].total) == pytest.approx(distance, rel=1e-3)
+
+
+def test_the_second_guess_does_not_teach_where_to_look(make: Callable) -> None:
+    """The first guess learns its own error, not what the field is like beside it."""
+    made = make("task=[detection,keypoints]", "augment=none")
+    batch = made.batch(4)
+    task, raw, upstream = learnt(made, batch)
+    grads = []
+    for slope in (0.0, 0.3):
+        own = {name: value.clone() for name, value in raw.items()}
+        field = task.head.fields(own)["p4"]
+        field += linear(field, torch.full(field.shape[:2], slope)) - slope * field.shape[-1] / 2
+        own = {name: value.requires_grad_() for name, value in own.items()}
+        first = task._first(own, upstream[Matches].cells, upstream)
+        second = task._second(own, first, upstream[Matches].cells.image)
+        second[..., 0].sum().backward()
+        grads.append(
+            torch.cat([v.grad[:, : task.head.at_anchors].sum()[None] for v in own.values()])
+        )
+    torch.testing.assert_close(grads[0], grads[1])
+
+
 def test_what_is_kept_is_the_second_guess(make: Callable) -> None:
     made = make("task=[detection,keypoints]", "augment=none")
     task, detection = made.tasks["keypoints"], made.tasks["detection"]

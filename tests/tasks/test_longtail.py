@@ -22,7 +22,7 @@ from tasks.longtail import CHUNK, _of_images
 from unified.data.augment import AugmentConfig
 from unified.data.dataset import ViewDataset
 from unified.errors import DataError
-from unified.kinds.federated import FederatedAsk, FederatedLabel, Recognitions
+from unified.kinds.federated import FederatedAsk, FederatedLabel, FederatedTargets, Recognitions
 from unified.metrics.lvis_ap import NAMES, LvisAP
 from unified.ops.balance import Balance
 from unified.ops.boxes import decode_boxes
@@ -321,6 +321,28 @@ def test_the_federated_loss_is_that_of_each_input_and_category(
     torch.testing.assert_close(entered[1], sizes[0.0], rtol=1e-3, atol=1e-3)
 
 
+def test_an_object_that_no_anchor_fits_is_not_said_to_be_absent(make: Callable) -> None:
+    """Its category stays open within its box, in its image."""
+    made = make("task=[longtail]")
+    task, batch = made.tasks["longtail"], made.batch(2)
+    sides = torch.tensor([[2.0, 7, 62, 13], [0, 0, 64, 64], [0, 0, 64, 64]])
+    batch.labels["federated"] = FederatedTargets(
+        known=torch.tensor([True, True]), image=torch.tensor([0, 0, 1]), boxes=sides,
+        labels=torch.tensor([3, 3, 3]), complete=torch.tensor([False, True, True]),
+    )  # fmt: skip
+    outputs = made.model(batch.images)["longtail"]
+    outputs = {name: output.detach().requires_grad_() for name, output in outputs.items()}
+    with torch.no_grad():
+        task.head.categories.bias.zero_()
+        task.max_ratio = 1.01
+    task.loss(outputs, batch, Upstream())[0]["category"].total.backward()
+    taught = outputs["p3"].grad[:, : task.head.rank].abs().sum(1) > 0  # cells of 8 pixels
+    assert taught[1].all()
+    inside = torch.zeros(8, 8, dtype=torch.bool)
+    inside[1, :] = True  # of centre (4 to 60, 12)
+    assert torch.equal(taught[0], ~inside)
+
+
 def test_the_quality_of_a_box_is_its_overlap(make: Callable) -> None:
     """Learnt of every anchor at the cells of objects, 0 where it matches none, and nowhere else."""
     made = make("task=[longtail]")
@@ -549,7 +571,7 @@ def test_results_are_wrong_only_where_an_image_was_searched(
 
 
 def test_a_mirror_image_is_scored_alike(split: Any) -> None:
-    """Whatever is said of images is worth as much when it was said of their mirror images."""
+    """Images and labels are mirrored, what is found is mirrored back."""
     source = split.sources["federated"]
 
     @given(st.integers(0, 2**32 - 1))
@@ -557,16 +579,21 @@ def test_a_mirror_image_is_scored_alike(split: Any) -> None:
     def holds(seed: int) -> None:
         def shaken(index: int) -> Recognitions:
             found = split.result("federated", index)
-            rng = np.random.default_rng((seed, index))
-            shift = np.tile(rng.normal(0, 4, (len(found.boxes), 2)), 2)
-            return replace(found, boxes=(found.boxes + torch.from_numpy(shift)).float())
+            return replace(found, boxes=(found.boxes + shift(index)).float())
+
+        def shift(index: int) -> torch.Tensor:
+            count = len(split.result("federated", index).boxes)
+            drawn = np.random.default_rng((seed, index)).normal(0, 4, (count, 2))
+            return torch.from_numpy(np.tile(drawn, 2))
 
         def there_and_back(index: int) -> Recognitions:
-            height, width = split.images.size(index)
-            mirror = View(np.array([[-1.0, 0, width], [0, 1.0, 0]]), max(height, width))
-            found = shaken(index)
-            boxes = mirror.boxes(mirror.boxes(found.boxes.numpy()))
-            return replace(found, boxes=torch.from_numpy(boxes))
+            width = split.images.size(index)[1]
+            mirror = np.array([[-1.0, 0, width], [0, 1.0, 0]])
+            label = split.label("federated", index).seen(View(mirror, 10**6), FederatedAsk())
+            boxes = label.boxes[~label.complete] + shift(index).numpy() * [-1, 1, -1, 1]
+            back = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
+            found = split.result("federated", index)
+            return replace(found, boxes=torch.from_numpy(back).float())
 
         one, other = (feed(LvisAP(source), split, read) for read in (shaken, there_and_back))
         for name in NAMES:
@@ -582,6 +609,29 @@ def test_labels_of_a_mirror_image_are_mirrored(split: Any) -> None:
     straight = label.seen(View(place, SIZE), FederatedAsk()).boxes
     mirrored = label.seen(flipped, FederatedAsk()).boxes
     np.testing.assert_allclose(mirrored[:, [2, 0]], SIZE - straight[:, [0, 2]], atol=1e-3)
+
+
+def test_nothing_found_says_nothing_of_what_is_not_there(lvis: Path, open_split: Callable) -> None:
+    """As the evaluator has it where something is found."""
+    split = open_split(lvis, "val2017", "federated")
+    source = split.sources["federated"]
+    empty = Recognitions(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long))
+    nothing = feed(LvisAP(source), split, lambda index: empty)
+    every = feed(LvisAP(source), split, lambda index: split.result("federated", index))
+    assert np.isnan(nothing["APr"])
+    for name in NAMES:
+        assert np.isnan(nothing[name]) == np.isnan(every[name]), name
+        assert not nothing[name] > 0
+
+
+def test_the_balance_is_saved_with_the_training() -> None:
+    balance = Balance(3)
+    balance.add(torch.tensor([1.0, 0, 2]), torch.tensor([3.0, 1, 0]))
+    again = Balance(3)
+    again.load_state_dict(balance.state_dict())
+    for one, other in zip(balance.weights(4.0), again.weights(4.0), strict=True):
+        assert torch.equal(one, other)
+    assert again.positive.tolist() == [1, 0, 2]
 
 
 # --- Memory -------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from unified.kinds.kind import Source
 from unified.metrics.collect import Collector, Lookup
 from unified.view import ImageMeta
 
+AREAS = {"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}
+"""Last letter of a number's name → areas in square pixels that it is of."""
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -66,7 +68,7 @@ class CocoAP(Collector[Any]):
     def compute(self) -> dict[str, float]:
         results = self._results()
         if not len(results):
-            return dict.fromkeys(self.names, 0.0 if self._has_truth() else math.nan)
+            return {name: 0.0 if self._has_truth(name) else math.nan for name in self.names}
         with contextlib.redirect_stdout(io.StringIO()):
             truth, evaluate = self.truth
             evaluation = self._evaluation(evaluate, truth, truth.loadRes(results))
@@ -92,9 +94,11 @@ class CocoAP(Collector[Any]):
         """The truth, indexed once for all validations, and its evaluation class."""
         return EVALUATORS[self.evaluator](self.source.truth())
 
-    def _has_truth(self) -> bool:
+    def _has_truth(self, name: str) -> bool:
+        """Whether there is an object that a number is about, by the last letter of its name."""
+        low, high = AREAS.get(name[-1], (0.0, math.inf))
         rows = self.source.truth()["annotations"]
-        return any(not row["iscrowd"] for row in rows)
+        return any(not row["iscrowd"] and low <= row["area"] <= high for row in rows)
 
     def _results(self) -> Any:
         """(N, 7) with the image id in front, the array form that `loadRes` takes."""

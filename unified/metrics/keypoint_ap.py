@@ -16,14 +16,11 @@ import numpy as np
 from unified.errors import ConfigError
 from unified.kinds.keypoints import PIXEL, Keypoints, KeypointSpace
 from unified.kinds.kind import Source
-from unified.metrics.coco_ap import EVALUATORS
+from unified.metrics.coco_ap import AREAS, EVALUATORS
 from unified.metrics.collect import Collector, Lookup
 from unified.view import ImageMeta
 
 NAMES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
-
-AREAS = (("m", 32**2, 96**2), ("l", 96**2, 1e10))
-"""Last letter of a number's name → areas in square pixels that it is of, as COCO has them."""
 
 
 class CocoKeypointAP(Collector[list[dict[str, Any]]]):
@@ -91,7 +88,7 @@ class CocoKeypointAP(Collector[list[dict[str, Any]]]):
             return None
         mine = [dict(row) for row in results if row["category_id"] == key]
         if not mine:
-            found = {end: any(low <= area <= high for area in areas) for end, low, high in AREAS}
+            found = {e: any(low <= a <= high for a in areas) for e, (low, high) in AREAS.items()}
             return [0.0 if found.get(name[-1], True) else math.nan for name in NAMES]
         with contextlib.redirect_stdout(io.StringIO()):
             truth, evaluate = self.truth
