@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from unified.bounds import checked
 from unified.data.config import DataConfig
 from unified.data.split import Sources, Split
+from unified.schema import plain, validate
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("UNIFIED_REAL", ROOT.parent / "shared" / "real"))
@@ -66,12 +67,36 @@ def split_of(root: Path, split: str, *kinds: str, derive: bool = False) -> Split
 def train(out: Path, *overrides: str) -> dict[str, Any]:
     """Run `unified train` in a process of its own, or take a finished run; returns its results."""
     results = out / "results.json"
+    if (out / "config.yaml").is_file():
+        _refuse_other(out, overrides)
     if not results.is_file():
         resume = [f"resume={out}"] if (out / "last.ckpt").is_file() else [*overrides, f"out={out}"]
         subprocess.run(
             [sys.executable, "-m", "unified.cli", "train", *resume], cwd=ROOT, check=True
         )
     return json.loads(results.read_text())
+
+
+def _refuse_other(out: Path, overrides: Sequence[str]) -> None:
+    """A run that was made by other settings is not what the page says; keys may be new since."""
+    with initialize_config_module("conf", version_base="1.3"):
+        wanted = dict(_leaves(plain(validate(compose("config", overrides=list(overrides))))))
+    made = dict(_leaves(OmegaConf.to_container(OmegaConf.load(out / "config.yaml"))))
+    said = {override.lstrip("+").split("=")[0] for override in overrides}
+    other = [
+        key for key in made if key not in (".out", ".command") and made[key] != wanted.get(key)
+    ]
+    other += [key for key in wanted if key not in made and key[1:] in said]
+    if other:
+        raise SystemExit(f"{out} was made with other settings, as of {other[0][1:]}: delete it")
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, part in value.items():
+            yield from _leaves(part, f"{key}.{name}")
+    else:
+        yield key, value
 
 
 def evaluate(run: Path, out: Path, *overrides: str) -> dict[str, Any]:

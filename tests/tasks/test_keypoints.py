@@ -207,6 +207,9 @@ def first(document: dict) -> dict:
         (lambda d: first(d).update(category_id=5), "it names category 5"),
         (lambda d: first(d).update(image_id=77), "it names image 77"),
         (lambda d: d["categories"][0].pop("keypoints"), "missing required field `keypoints`"),
+        (lambda d: d["categories"][0].pop("keypoints"), "keypoints, the names of its joints"),
+        (lambda d: d.update(categories=[], annotations=[]), "the list is empty"),
+        (lambda d: d["annotations"].append(first(d)), "has it twice"),
         (lambda d: d["categories"][0].update(keypoints=["a", "a"]), "different names"),
         (lambda d: d["categories"][0].update(flip_indices=[0]), "Expected every joint"),
         (lambda d: d["categories"][0].update(sigmas=[0.1]), "Expected 13 numbers"),
@@ -227,10 +230,61 @@ def test_spaces_that_do_not_fit_their_joints_are_refused() -> None:
     space = KeypointSpace((1,), ("a",), (("x", "y"),), (((0, 1),),), ((1, 0),), ((0.1, 0.1),))
     state = json.loads(json.dumps(space.to_dict()))
     assert KeypointSpace.from_dict(state) == space
-    for bad in ({"skeleton": [[[0, 2]]]}, {"flips": [[0, 0]]}, {"sigmas": [[0.1]]}):
+    bad_sigmas = ({"sigmas": [[0.1]]}, {"sigmas": [[0.1, float("nan")]]})
+    for bad in ({"skeleton": [[[0, 2]]]}, {"flips": [[0, 0]]}, *bad_sigmas):
         with pytest.raises(ValueError, match="does not fit"):
             KeypointSpace.from_dict(state | bad)
     assert space.differs(replace(space, joints=(("y", "x"),)))
+    assert "sigmas" in str(space.differs(replace(space, sigmas=((0.1, 0.2),))))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(lambda xy: [5000.0] * 2, "100 % of the joints lie outside"),
+     (lambda xy: [v / SIZE for v in xy], "pixels, not shares")],
+)  # fmt: skip
+def test_joints_that_cannot_be_meant_are_told_of(
+    change: Callable, said: str, shapes: Path, tmp_path: Path, make: Callable,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def move(document: dict) -> None:
+        for row in document["annotations"]:
+            threes = zip(*[iter(row["keypoints"])] * 3, strict=True)
+            row["keypoints"] = [v for x, y, flag in threes for v in (*change([x, y]), flag)]
+
+    made = make("task=[detection,keypoints]", f"data.root={edited(shapes, tmp_path, move)}")
+    with caplog.at_level(logging.WARNING):
+        _ = made.data
+    assert said in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        _ = make("task=[detection,keypoints]").data
+    assert "joint" not in caplog.text
+
+
+def test_the_area_of_an_object_is_no_less_than_a_pixel(
+    shapes: Path, tmp_path: Path, open_split: Callable
+) -> None:
+    def shrink(document: dict) -> None:
+        for row in document["annotations"]:
+            row["area"] = 0.001
+
+    split = open_split(edited(shapes, tmp_path, shrink), "train", "keypoints")
+    assert split.sources["keypoints"].areas.min() >= 1
+
+
+def test_joints_of_another_category_are_no_joints_of_this_one(
+    shapes: Path, tmp_path: Path, make: Callable
+) -> None:
+    """The table of what each category has, which the losses read."""
+
+    def add(document: dict) -> None:
+        document["categories"].append({"id": 2, "name": "disc", "keypoints": ["centre", "rim"]})
+
+    made = make("task=[detection,keypoints]", f"data.root={edited(shapes, tmp_path, add)}")
+    task, space = made.tasks["keypoints"], made.spec.space(KeypointAsk)
+    assert task.has.sum(1).tolist() == [len(joints) for joints in space.joints]
+    assert sorted(task.has.sum(1).tolist()) == [2, 13]
 
 
 def test_objects_without_joints_teach_boxes_only(make: Callable) -> None:

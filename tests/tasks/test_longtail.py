@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tasks.longtail import CHUNK, _of_images
 from unified.data.augment import AugmentConfig
+from unified.data.coco.federated import HOST
 from unified.data.dataset import ViewDataset
 from unified.errors import DataError
 from unified.kinds.federated import FederatedAsk, FederatedLabel, FederatedTargets, Recognitions
@@ -90,6 +91,10 @@ def test_a_list_of_v1_names_images_of_several_folders(
             name = image.pop("file_name")
             image["coco_url"] = f"http://images.cocodataset.org/elsewhere/{name}"
 
+    def by_own_host(document: dict) -> None:
+        for image in document["images"]:
+            image["coco_url"] = f"http://my.host/bucket/{image['file_name']}"
+
     root = copied(shapes, tmp_path / "root", by_url)
     (root / "elsewhere").mkdir()
     for file in (root / "val").iterdir():
@@ -98,6 +103,10 @@ def test_a_list_of_v1_names_images_of_several_folders(
     assert {alone.image_file(i).parent.name for i in range(len(alone))} == {"elsewhere"}
     assert all(alone.image_file(i).is_file() for i in range(len(alone)))
     assert set(alone.folders()) == {root / "elsewhere"}
+    other = copied(shapes, tmp_path / "other", by_own_host)
+    assert {
+        p.parent.name for p in map(open_split(other, "val", "federated").image_file, [0, 1])
+    } == {"val"}
     both = open_split(root, "val", "objects", "federated")
     assert {both.image_file(i).parent.name for i in range(len(both))} == {"val"}
 
@@ -107,8 +116,13 @@ def test_a_list_of_v1_names_images_of_several_folders(
     [
         (lambda d: d["images"][0].pop("neg_category_ids"), "neg_category_ids"),
         (lambda d: d["images"][0]["neg_category_ids"].append(999), "category 999"),
-        (lambda d: d["categories"][0].update(frequency="x"), "frequency"),
-        (lambda d: d["images"][0].update(coco_url="http://a/../x.jpg"), "`../x.jpg`"),
+        (lambda d: d["categories"][0].update(frequency="x"), "which is r, c or f"),
+        (lambda d: d["images"][0].update(neg_category_ids=None), "lists of category ids"),
+        (lambda d: d["images"][0].update(coco_url="http://[::1/a/b.jpg"), "coco_url"),
+        (
+            lambda d: d["images"][0].update(coco_url=f"http://{HOST}/../x.jpg"),
+            "`../x.jpg`",
+        ),
         (lambda d: d["annotations"][0].update(category_id=999), "category 999"),
         (
             lambda d: next(i for i in d["images"] if i["id"] == d["annotations"][0]["image_id"])[
@@ -126,6 +140,23 @@ def test_labels_that_cannot_be_are_refused(
         open_split(root, "val", "federated")
     assert said in str(caught.value)
     assert "lvis_val.json" in str(caught.value)
+
+
+def test_images_that_are_learnt_from_and_scored_are_told_of(
+    shapes: Path, tmp_path: Path, make: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of LVIS v1, whose validation list names images of COCO's training split."""
+
+    def of_training(document: dict) -> None:
+        name = sorted(file.name for file in (shapes / "train").iterdir())[0]
+        document["images"][0].update(coco_url=f"http://images.cocodataset.org/train/{name}")
+
+    root = copied(shapes, tmp_path / "root", of_training)
+    with caplog.at_level("WARNING"):
+        _ = make("task=[detection,longtail]").data
+        assert "learnt from" not in caplog.text
+        _ = make("task=[longtail]", f"data.root={root}").data
+    assert "1 of the 12 images that are scored are learnt from" in caplog.text
 
 
 def test_an_image_that_is_not_listed_knows_nothing(

@@ -74,6 +74,7 @@ class DataModule(pl.LightningDataModule):
         val = Sources(config, config.val, spaces)
         self.val_split = Split(val, [*truths, *(ask.kind for ask in self.checks)])
         self._check(self.val_split, learn=False)
+        self._tell_of_shared()
         self._start = (0, 0)
 
     def state_dict(self) -> dict[str, int]:
@@ -121,6 +122,17 @@ class DataModule(pl.LightningDataModule):
                 "views",
                 f"use {views} or more",
             )
+
+    def _tell_of_shared(self) -> None:
+        """Of images that are learnt from and scored: lists of several data sets may overlap."""
+        if self.train_split is None:
+            return
+        learnt, scored = (set(split.names()) for split in (self.train_split, self.val_split))
+        if learnt & scored:
+            log.warning(
+                "%d of the %d images that are scored are learnt from, too",
+                len(learnt & scored), len(scored),
+            )  # fmt: skip
 
     def _leave_unmirrored(self, split: Split) -> None:
         """No mirror images in views of which labels would then not be known."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -178,7 +178,8 @@ class Split:
             source = self.sources.get(kind)
             if not isinstance(source, Categorised):
                 able = [k for k, s in self.sources.items() if isinstance(s, Categorised)]
-                fix = f"use one of: {', '.join(able)}" if able else f"~data.repeat.{kind}"
+                others = f", or name one of: {', '.join(able)}" if able else ""
+                fix = f"leave it out: ~data.repeat.{kind}{others}"
                 raise ConfigError(
                     f"data.repeat.{kind}: no task reads it, or its images hold no categories",
                     fix,
@@ -204,10 +205,14 @@ class Split:
         """The image at a position of the split."""
         return self.root / self.images.names.text(index)
 
+    def names(self) -> Iterator[str]:
+        """Of the images, within the root of the data."""
+        return map(self.images.names.text, range(len(self)))
+
     def folders(self) -> dict[Path, set[Path]]:
         """Folder of the root → the images in it."""
         found: dict[Path, set[Path]] = {}
-        for name in map(self.images.names.text, range(len(self))):
+        for name in self.names():
             found.setdefault(self.root / Path(name).parts[0], set()).add(self.root / name)
         return found
 

@@ -60,13 +60,16 @@ class KeypointSpace(Categories):
         for joints, skeleton, flip, sigmas in rows:
             every = list(range(len(joints)))
             within = all(joint in every for edge in skeleton for joint in edge)
-            if not within or (flip and sorted(flip) != every) or len(sigmas) != len(joints):
+            measured = len(sigmas) == len(joints) and all(0 < sigma <= 1 for sigma in sigmas)
+            if not within or (flip and sorted(flip) != every) or not measured:
                 raise ValueError("what is said of joints does not fit their number")
         return space
 
     def differs(self, other: Any) -> str | None:
         if self.joints != other.joints:
             return "other joints, or in another order"
+        if self.sigmas != other.sigmas:
+            return "other sigmas, by which joints are measured"
         return super().differs(other)
 
     def table(self, values: Sequence[Sequence[float]], fill: float) -> Array:

@@ -78,7 +78,8 @@ def cluster_anchors(sizes: Array, levels: int, per_level: int, owner: str) -> Te
         raise DataError(
             f"{owner}.anchors=auto needs at least {count} boxes of 2 pixels or more, the training "
             f"split has {len(usable)}",
-            f"give {owner}.anchors as numbers, or use a larger data.image_size",
+            f"set {owner}.per_level lower, give {owner}.anchors as numbers, or, where boxes are "
+            "small, use a larger data.image_size",
         )
     log_sizes = np.log(usable)
     order = np.argsort(log_sizes.sum(1))

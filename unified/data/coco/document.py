@@ -25,6 +25,8 @@ Entry = TypeVar("Entry", bound=msgspec.Struct)
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """Evaluators hold ids as floating point numbers, and take no negative ones."""
 Flag = Literal[0, 1] | bool
+IMAGE = "each image needs id, file_name, height and width"
+CATEGORY = "each category needs id and name"
 
 
 class Image(msgspec.Struct):
@@ -119,14 +121,14 @@ class Document:
         """An error about this file, to be raised."""
         return DataError(f"{self.path}: {subject}: {problem}", fix)
 
-    def images(self, folder: str, entry: type[Image] = Image) -> Images:
+    def images(self, folder: str, entry: type[Image] = Image, fix: str = IMAGE) -> Images:
         """The images that the file lists, by rising id.
 
         Args:
             folder: that they lie in, within the root of the data.
             entry: their type.
+            fix: what an entry needs, for the error.
         """
-        fix = "each image needs id, file_name, height and width"
         rows = sorted(self.entries("images", entry, fix), key=lambda row: row.id)
         self._refuse_repeated("images", [row.id for row in rows])
         return Images(
@@ -136,9 +138,8 @@ class Document:
             names=Ragged.of_texts(row.name(folder) for row in rows),
         )
 
-    def categories(self, entry: type[Entry]) -> list[Entry]:
+    def categories(self, entry: type[Entry], fix: str = CATEGORY) -> list[Entry]:
         """The categories, by rising id."""
-        fix = "each category needs id and name"
         rows: list[Any] = sorted(self.entries("categories", entry, fix), key=lambda row: row.id)
         self._refuse_repeated("categories", [row.id for row in rows])
         return rows

@@ -28,6 +28,9 @@ from unified.kinds.federated import (
 
 FIX = "an annotation needs id, image_id, category_id and bbox [x, y, width, height]"
 LISTS = "each image needs neg_category_ids and not_exhaustive_category_ids, lists of category ids"
+IMAGE = f"{LISTS}, beside id, height, width, and coco_url or file_name"
+CATEGORY = "each category needs id, name and frequency, which is r, c or f"
+HOST = "images.cocodataset.org"
 
 
 class Category(msgspec.Struct):
@@ -49,12 +52,17 @@ class Image(coco.Image, kw_only=True):
         check_name(self.name("folder"))
 
     def name(self, folder: str) -> str:
-        """The URL goes first: lists of v1 name images of several folders, and have no other name;
-        those of v0.5 have the file names of 2014.
+        """COCO's URL goes first: lists of v1 name images of several folders, and have no other
+        name; those of v0.5 have the file names of 2014.
         """
-        match PurePosixPath(urlsplit(self.coco_url or "").path).parts[1:]:
-            case *_, of_url, file:
-                return f"{of_url}/{file}"
+        try:
+            url = urlsplit(self.coco_url or "")
+        except ValueError as error:
+            raise ValueError(f"{error} - at `$.coco_url`") from error
+        if url.hostname == HOST or not self.file_name:
+            match PurePosixPath(url.path).parts[1:]:
+                case *_, of_url, file:
+                    return f"{of_url}/{file}"
         return super().name(folder)
 
 
@@ -85,8 +93,8 @@ class FederatedObjects:
     def __init__(self, sources: Sources) -> None:
         self.file = self.json(sources)
         document = Document(self.file)
-        self.images = document.images(sources.split, Image)
-        categories = document.categories(Category)
+        self.images = document.images(sources.split, Image, IMAGE)
+        categories = document.categories(Category, CATEGORY)
         ids = tuple(category.id for category in categories)
         self.space = FederatedSpace(
             ids,

@@ -25,6 +25,10 @@ from unified.kinds.keypoints import PIXEL, KeypointAsk, KeypointLabel, Keypoints
 
 log = logging.getLogger(__name__)
 FIX = "each annotation needs id, image_id, category_id and three numbers per joint"
+CATEGORY = (
+    "each category needs id, name and keypoints, the names of its joints; it may have a skeleton, "
+    "flip_indices and sigmas"
+)
 SIGMAS = {
     "nose": 0.026, "eye": 0.025, "ear": 0.035, "shoulder": 0.079, "elbow": 0.072,
     "wrist": 0.062, "hip": 0.107, "knee": 0.087, "ankle": 0.089,
@@ -32,6 +36,8 @@ SIGMAS = {
 """COCO's, by the joint's name without its side (Ronchi & Perona 2017)."""
 SIGMA = 0.079
 """Of other joints, unless the category says `sigmas`: that of CrowdPose's head and neck."""
+NOTED = 0.05
+"""Share of joints outside of their images above which somebody should know."""
 SIDES = {"left_": "right_", "right_": "left_"}
 
 
@@ -144,12 +150,14 @@ class ObjectKeypoints:
         return sources.json("person_keypoints")
 
     def _space(self, document: Document) -> KeypointSpace:
-        rows = document.categories(Category)
+        rows = document.categories(Category, CATEGORY)
+        if not rows:
+            raise document.refuse("categories", "the list is empty", CATEGORY)
         for row in rows:
             if len(row.edges()) < len(row.skeleton):
                 log.warning(
                     "%s: the skeleton of %s names joints that it does not have: %d of %d lines "
-                    "are left out",
+                    "are left out; it counts them from 1",
                     self.file, row.name, len(row.skeleton) - len(row.edges()), len(row.skeleton),
                 )  # fmt: skip
         return KeypointSpace(
@@ -167,6 +175,7 @@ class ObjectKeypoints:
         keys_of = _Keys(self.objects)
         images, keys, labels = array("q"), array("q"), array("q")
         areas, joints, most = array("f"), array("f"), self.space.most
+        found: set[tuple[int, int]] = set()
         for row in document.entries("annotations", Annotation, FIX):
             said = f"annotation {row.id}"
             if row.image_id not in place or row.category_id not in index:
@@ -204,6 +213,11 @@ class ObjectKeypoints:
                     f"{row.image_id}",
                     "give it the id that the object has there, an id of its own",
                 )
+            if (row.image_id, key) in found:
+                raise document.refuse(
+                    said, f"image {row.image_id} has it twice", "drop one of the two"
+                )
+            found.add((row.image_id, key))
             images.append(place[row.image_id])
             keys.append(key)
             labels.append(label)
@@ -238,9 +252,20 @@ class ObjectKeypoints:
         return []
 
     def check(self, learn: bool) -> None:
-        """Refuse a split without joints."""
+        """Refuse a split without joints; tell of one whose joints are somewhere else."""
         if not len(self.keys):
             raise DataError(f"{self.file} annotates no joint", "choose a split with annotations")
+        rows = np.repeat(np.arange(len(self.images)), np.diff(self.first))
+        size = np.stack([self.images.widths[rows], self.images.heights[rows]], 1)[:, None]
+        known = self.joints[..., 2] > 0
+        xy = self.joints[..., :2] - np.float32(PIXEL)
+        outside = ((xy < -1) | (xy > size + 1)).any(-1)[known].mean()
+        if outside > NOTED:
+            log.warning("%s: %.0f %% of the joints lie outside of their images",
+                        self.file, 100 * outside)  # fmt: skip
+        elif xy[known].max() <= 1:
+            log.warning("%s: no joint is further than 1 from the corner of its image: joints are "
+                        "pixels, not shares", self.file)  # fmt: skip
 
     @cached_property
     def document(self) -> dict[str, Any]:
@@ -297,8 +322,8 @@ def _places(keypoints: list[float]) -> list[float]:
 
 
 def _area(row: Annotation) -> float:
-    """Of the object; distances are measured by it, which nothing is."""
-    return row.area or row.bbox[2] * row.bbox[3]
+    """Of the object; distances are measured by it, so less than a pixel is none."""
+    return row.area if row.area and row.area >= 1 else row.bbox[2] * row.bbox[3]
 
 
 def _partner(name: str) -> str:
