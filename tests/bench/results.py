@@ -24,6 +24,8 @@ from unified.schema import plain, validate
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("UNIFIED_REAL", ROOT.parent / "shared" / "real"))
 
+OWN = (".out", ".command", ".resume")
+"""Keys that say where and how a run was made, not what."""
 COLOUR = [f"augment.strong.{key}" for key in ("hue=0.5", "saturation=0.6", "value=0.4")]
 """For generated data, whose colours say nothing: a network that sees them all learns the rest."""
 
@@ -83,9 +85,7 @@ def _refuse_other(out: Path, overrides: Sequence[str]) -> None:
         wanted = dict(_leaves(plain(validate(compose("config", overrides=list(overrides))))))
     made = dict(_leaves(OmegaConf.to_container(OmegaConf.load(out / "config.yaml"))))
     said = {override.lstrip("+").split("=")[0] for override in overrides}
-    other = [
-        key for key in made if key not in (".out", ".command") and made[key] != wanted.get(key)
-    ]
+    other = [key for key in made if key not in OWN and made[key] != wanted.get(key)]
     other += [key for key in wanted if key not in made and key[1:] in said]
     if other:
         raise SystemExit(f"{out} was made with other settings, as of {other[0][1:]}: delete it")
