@@ -1,0 +1,457 @@
+"""Captions: what is read, what is learnt of it, how it is said and how it is scored."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from torch.nn import functional as F
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from heads.caption import positions
+from unified.arrays import Ragged, offsets_of
+from unified.data.coco.captions import SPECIAL, trained_on
+from unified.errors import ConfigError, DataError
+from unified.kinds.captions import Caption, CaptionAsk, CaptionLabel, Vocabulary
+from unified.metrics.captioning import CaptionScores
+from unified.ops.generation import Marks, sample, search
+from unified.task import Upstream
+
+TASK = ["task=[caption]", "task.caption.width=32", "task.caption.layers=2"]
+
+
+@pytest.fixture(scope="module")
+def words() -> Vocabulary:
+    return Vocabulary(trained_on(iter(["a dog sits on a mat", "two cats", "a mat"] * 9), 300), 6)
+
+
+# --- Text ---------------------------------------------------------------------------------
+
+
+def test_a_vocabulary_says_what_it_has_read(words: Vocabulary) -> None:
+    """In lower case; signs of any script survive, as they are bytes."""
+    for text in ("two cats sit on a mat.", "ein größerer hund — 犬", "a  dog"):
+        assert words.text(words.encode([text])[0]) == text
+    assert words.text(words.encode(["A Dog"])[0]) == "a dog"
+    assert (
+        words.text([*words.encode(["a dog"])[0], words.end, *words.encode(["cat"])[0]]) == "a dog"
+    )
+    assert words.text([]) == ""
+
+
+def test_the_same_captions_make_the_same_vocabulary() -> None:
+    """Every process of a job trains its own."""
+    texts = [f"{a} {b}" for a in ("red", "blue", "green") for b in ("dog", "cat", "bird")] * 50
+    assert len({trained_on(iter(texts), 290) for _ in range(3)}) == 1
+
+
+def test_a_vocabulary_has_no_more_tokens_than_asked_for(
+    shapes: Path, open_sources: Callable
+) -> None:
+    sources = open_sources(shapes, "train")
+    named = sources.config.sources["captions"]
+    sizes = {}
+    for size in (270, 8192):
+        sources._opened.clear()
+        sources.config.sources["captions"] = {**named, "vocabulary": size}
+        sizes[size] = len(sources.open("captions").space)
+    sources.config.sources["captions"] = {**named, "vocabulary": 10}
+    sources._opened.clear()
+    with pytest.raises(ConfigError, match=r"data\.sources\.captions\.vocabulary"):
+        sources.open("captions")
+    assert sizes[270] == 270
+    assert 270 < sizes[8192] < 1000
+
+
+def test_a_tokenizer_of_ones_own_is_taken_from_its_file(
+    shapes: Path, tmp_path: Path, make: Callable
+) -> None:
+    own = Tokenizer.from_str(trained_on(iter(["one two three"] * 9), 280))
+    own.enable_truncation(3)
+    own.save(str(tmp_path / "own.json"))
+    made = make(*TASK, f"data.sources.captions.tokenizer={tmp_path / 'own.json'}")
+    space = made.spec.space(CaptionAsk)
+    assert len(space) == own.get_vocab_size()
+    assert len(space.encode(["one two three one two three"])[0]) == 6  # nothing is cut
+    with pytest.raises(ConfigError, match=r"data\.sources\.captions\.tokenizer=nowhere\.json"):
+        make(*TASK, "data.sources.captions.tokenizer=nowhere.json")
+
+
+def test_nothing_asks_the_hub(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither to learn, nor to build a trained network again."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError(f"asked for {args}")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    made = make(*TASK)
+    made.model(made.batch(2).images)
+    again = Vocabulary.from_dict(json.loads(json.dumps(made.spec.space(CaptionAsk).to_dict())))
+    assert again == made.spec.space(CaptionAsk)
+
+
+@pytest.mark.parametrize("state", [
+    {"tokenizer": "{}", "longest": 3}, {"tokenizer": "no json", "longest": 3}, {"longest": 3},
+])  # fmt: skip
+def test_damaged_vocabularies_are_refused(state: dict) -> None:
+    with pytest.raises((ValueError, KeyError)):
+        Vocabulary.from_dict(state)
+
+
+# --- The source ---------------------------------------------------------------------------
+
+
+def copied(shapes: Path, to: Path, change: Callable[[dict], Any], split: str = "train") -> Path:
+    shutil.copytree(shapes, to)
+    file = to / "annotations" / f"captions_{split}.json"
+    document = json.loads(file.read_text())
+    change(document)
+    file.write_text(json.dumps(document))
+    return to
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d["annotations"][0].pop("caption"), "missing required field `caption`"),
+        (lambda d: d["annotations"][0].update(caption="  "), "Expected a text"),
+        (lambda d: d["annotations"][0].update(caption=3), "Expected `str`"),
+        (lambda d: d["annotations"][0].update(image_id=999), "it names image 999"),
+        (lambda d: d.update(annotations=[]), "has no captions"),
+        (lambda d: d.pop("annotations"), "lacks annotations"),
+    ],
+)
+def test_captions_that_cannot_be_are_refused(
+    change: Callable, said: str, shapes: Path, tmp_path: Path, make: Callable
+) -> None:
+    root = copied(shapes, tmp_path / "root", change)
+    with pytest.raises(DataError) as caught:
+        _ = make(*TASK, f"data.root={root}").data
+    assert said in str(caught.value)
+    assert "captions_train.json" in str(caught.value)
+
+
+def test_captions_are_those_of_the_file(coco_mini: Path, open_split: Callable) -> None:
+    """Of each image, in the order of the file; of one without any nothing is known."""
+    split = open_split(coco_mini, "train2017", "captions")
+    source = split.sources["captions"]
+    document = json.loads(source.file.read_text())
+    told = 0
+    for index in range(len(split)):
+        own = [
+            row["caption"]
+            for row in document["annotations"]
+            if row["image_id"] == split.images.ids[index]
+        ]
+        assert source.of(index) == own
+        told += len(own)
+        label = split.label("captions", index)
+        assert len(label) == len(own)
+        said = [source.space.text(label.tokens[i]) for i in range(len(label))]
+        assert [text.lower().strip() for text in own] == said
+    assert told == len(document["annotations"]) == 400
+
+
+def test_an_image_without_captions_knows_nothing(
+    shapes: Path, tmp_path: Path, open_split: Callable
+) -> None:
+    def drop(document: dict) -> None:
+        gone = document["images"][3]["id"]
+        kept = [row for row in document["annotations"] if row["image_id"] != gone]
+        document["annotations"] = kept
+
+    split = open_split(copied(shapes, tmp_path / "root", drop), "train", "captions")
+    assert (~split.known("captions")).nonzero()[0].tolist() == [3]
+    assert split.label("captions", 3) is None
+
+
+def test_views_that_captions_ask_for_are_not_mirrored(make: Callable) -> None:
+    """Captions speak of left and right."""
+    made = make("task=[detection,caption]", *TASK[1:], "task.caption.view=strong")
+    assert made.config.augment["strong"].flip > 0
+    assert made.data.augment["strong"].flip == 0
+
+
+# --- What is learnt -----------------------------------------------------------------------
+
+
+def label_of(*rows: list[int]) -> CaptionLabel:
+    return CaptionLabel(Ragged(np.concatenate(rows).astype(np.int32), offsets_of(map(len, rows))))
+
+
+def test_targets_have_a_row_per_caption_and_no_end_where_it_is_cut() -> None:
+    ask = CaptionAsk(longest=3, start=1, end=2, padding=0)
+    targets = CaptionLabel.batched(
+        [label_of([7, 8], [5, 6, 7, 8, 9]), None, label_of([4])], ask, 64
+    )
+    assert targets.known.tolist() == [True, False, True]
+    assert targets.image.tolist() == [0, 0, 2]
+    assert targets.tokens.tolist() == [[1, 7, 8, 2, 0], [1, 5, 6, 7, 8], [1, 4, 2, 0, 0]]
+
+
+def test_the_loss_is_that_of_each_token(make: Callable) -> None:
+    """By hand, one caption after the other, without padding."""
+    made = make(*TASK, "task.caption.smoothing=0.2", "task.caption.dropout=0")
+    task, batch = made.tasks["caption"], made.batch(3)
+    made.model.eval()
+    memory = made.model(batch.images)["caption"]["memory"]
+    (found,) = task.loss({"memory": memory}, batch, Upstream())[0].values()
+    targets, total, count = batch.labels["captions"], 0.0, 0
+    for image, tokens in zip(targets.image, targets.tokens, strict=True):
+        own = tokens[tokens != task.marks.padding][None]
+        logits = task.head.decoder(
+            input_ids=own[:, :-1], encoder_hidden_states=memory[image].T[None].contiguous()
+        ).logits
+        for said, goal in zip(logits[0].log_softmax(1), own[0, 1:], strict=True):
+            total -= float(0.8 * said[goal] + 0.2 * said.mean())
+            count += 1
+    assert int(found.count) == count
+    assert float(found.total) == pytest.approx(total, rel=1e-4)
+
+
+def test_no_more_captions_than_allowed_enter_the_loss(make: Callable) -> None:
+    made = make(*TASK, "task.caption.max_captions=4")
+    task, batch = made.tasks["caption"], made.batch(4)
+    image, tokens = task._chosen(batch.labels["captions"])
+    assert len(batch.labels["captions"].image) == 20
+    assert image.shape == (4,)
+    known = batch.labels["captions"]
+
+    def pairs(image: torch.Tensor, tokens: torch.Tensor) -> set:
+        return {(i, *t) for i, t in zip(image.tolist(), tokens.tolist(), strict=True)}
+
+    assert pairs(image, tokens) <= pairs(known.image, known.tokens)
+
+
+def test_places_of_levels_agree() -> None:
+    """A coarse cell's place is nearer to the fine ones that it covers than to all others."""
+    coarse, fine = (positions(torch.zeros(1, 64, n, n)) for n in (4, 8))
+    nearest = torch.cdist(fine.T, coarse.T).argmin(1).view(8, 8)
+    wanted = torch.arange(16).view(4, 4).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    assert torch.equal(nearest, wanted)
+
+
+# --- Generation ---------------------------------------------------------------------------
+
+MARKS = Marks(start=1, end=2, padding=0, longest=9)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> GPT2LMHeadModel:
+    """Of random weights, which are large: what it says depends on what it reads."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "n_positions": 10, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    config = GPT2Config(**sizes, add_cross_attention=True, tie_word_embeddings=False,
+                        bos_token_id=1, eos_token_id=2, pad_token_id=0)  # fmt: skip
+    model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+        model.lm_head = nn.Linear(32, 40)
+        model.lm_head.weight.mul_(3)
+        model.lm_head.bias[MARKS.end] += 4
+    return model
+
+
+@pytest.fixture(scope="module")
+def memory() -> torch.Tensor:
+    return torch.randn(5, 32, 12, generator=torch.Generator().manual_seed(1)) * 2
+
+
+@pytest.mark.parametrize("beams", [1, 5])
+def test_a_cache_changes_nothing(decoder: Any, memory: torch.Tensor, beams: int) -> None:
+    found = [search(decoder, memory, MARKS, beams, cache=cache) for cache in (True, False)]
+    assert torch.equal(*found)
+    assert len({tuple(row) for row in found[0].tolist()}) > 1
+
+
+@pytest.mark.parametrize("beams", [1, 5])
+def test_a_batch_says_what_each_image_alone_does(
+    decoder: Any, memory: torch.Tensor, beams: int
+) -> None:
+    """Those that end earlier are filled up."""
+    together = search(decoder, memory, MARKS, beams)
+    lengths = set()
+    for row, own in enumerate(memory):
+        (alone,) = search(decoder, own[None], MARKS, beams)
+        assert torch.equal(together[row, : len(alone)], alone)
+        assert (together[row, len(alone) :] == MARKS.padding).all()
+        lengths.add(len(alone))
+    assert len(lengths) > 1
+
+
+def spoken(decoder: Any, memory: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """(M, L, words) log-probabilities of what stands at each place of (M, L), in one pass."""
+    begin = torch.full((len(tokens), 1), MARKS.start)
+    read = memory.T.expand(len(tokens), -1, -1).contiguous()
+    with torch.no_grad():
+        logits = decoder(
+            input_ids=torch.cat([begin, tokens[:, :-1]], 1), encoder_hidden_states=read
+        ).logits
+    return logits.log_softmax(-1)
+
+
+def mean_of(decoder: Any, memory: torch.Tensor, tokens: torch.Tensor) -> float:
+    """Per token, as a length penalty of 1 has it."""
+    own = tokens[tokens != MARKS.padding][None]
+    return float(spoken(decoder, memory, own).gather(2, own[..., None]).mean())
+
+
+def test_greedy_takes_the_most_probable_number(decoder: Any, memory: torch.Tensor) -> None:
+    for own, found in zip(memory, search(decoder, memory, MARKS), strict=True):
+        said = found[found != MARKS.padding][None]
+        assert torch.equal(spoken(decoder, own, said).argmax(-1), said)
+
+
+def test_beams_find_what_is_more_probable(decoder: Any, memory: torch.Tensor) -> None:
+    greedy, beams = (search(decoder, memory, MARKS, n) for n in (1, 5))
+    means = [
+        [mean_of(decoder, *pair) for pair in zip(memory, f, strict=True)] for f in (greedy, beams)
+    ]
+    better = np.subtract(means[1], means[0])
+    assert min(better) > -1e-5
+    assert max(better) > 1e-3
+
+
+def test_as_many_beams_as_numbers_find_the_best_of_all(decoder: Any, memory: torch.Tensor) -> None:
+    """Of all captions of one or two numbers."""
+    every = torch.cartesian_prod(torch.arange(40), torch.arange(40))
+    for own in memory:
+        found = search(decoder, own[None], Marks(1, 2, 0, 1), 40)[0]
+        said = spoken(decoder, own, every).gather(2, every[..., None]).squeeze(2)
+        pairs = said.mean(1)[every[:, 0] != MARKS.end].max()
+        assert mean_of(decoder, own, found) == pytest.approx(
+            float(max(pairs, said[every[:, 0] == MARKS.end][0, 0])), abs=1e-5
+        )
+
+
+def test_a_length_penalty_makes_captions_longer(decoder: Any, memory: torch.Tensor) -> None:
+    short, long = (
+        (search(decoder, memory, MARKS, 5, length_penalty=p) != 0).sum() for p in (0.0, 3.0)
+    )
+    assert long > short
+
+
+def test_samples_are_drawn_by_their_probabilities(decoder: Any, memory: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    one = memory[:1].expand(3000, -1, -1)
+    drawn = torch.bincount(sample(decoder, one, MARKS)[:, 0], minlength=40) / 3000
+    read = memory[0].T[None].contiguous()
+    with torch.no_grad():
+        wanted = decoder(
+            input_ids=torch.tensor([[1]]), encoder_hidden_states=read
+        ).logits[0, 0].softmax(0)  # fmt: skip
+    assert (drawn - wanted).abs().max() < 0.04
+    assert (drawn > 0).sum() > 2
+
+
+def test_generation_leaves_the_decoder_as_it_was(make: Callable) -> None:
+    """Dropout is off while it speaks, on when it learns."""
+    made = make(*TASK, "task.caption.dropout=0.5")
+    task = made.tasks["caption"]
+    made.model.train()
+    memory = torch.randn(2, 32, 5)
+    once, again = (search(task.head.decoder, memory, task.marks) for _ in range(2))
+    assert torch.equal(once, again)
+    assert task.head.decoder.training
+    assert not once.requires_grad
+
+
+# --- Reward -------------------------------------------------------------------------------
+
+
+def test_the_reward_is_the_metric(make: Callable) -> None:
+    """Both are CIDEr-D; of the same corpus the same number."""
+    made = make(*TASK, "task.caption.scst=true", "data.val=train")
+    task, source = made.tasks["caption"], made.data.train_split.sources["captions"]
+    batch = made.batch(32)
+    targets = batch.labels["captions"]
+    space = made.spec.space(CaptionAsk)
+    said = [source.read((i + 1) % 32).tokens[0] for i in range(32)]
+    tokens = torch.full((32, 40), space.end)
+    for row, own in enumerate(said):
+        tokens[row, : len(own)] = torch.from_numpy(own.astype(np.int64))
+    reward = task.reward(tokens, targets)
+    metric = CaptionScores(source, java=False)
+    metric.update([Caption(row) for row in tokens], batch.metas)
+    assert float(reward.mean()) == pytest.approx(metric.compute()["CIDEr-D"], rel=1e-6)
+    assert reward.std() > 0
+
+
+def test_better_samples_become_likelier(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(*TASK, "task.caption.scst=true", "task.caption.dropout=0")
+    task, batch = made.tasks["caption"], made.batch(4)
+    made.model.eval()
+    memory = made.model(batch.images)["caption"]["memory"].detach()
+    drawn = sample(task.head.decoder, memory, task.marks)
+    good = torch.tensor([1.0, 0.0, -1.0, 0.0])
+    monkeypatch.setattr("tasks.caption.sample", lambda *a: drawn)
+    monkeypatch.setattr(task, "reward", lambda t, _: good if t is drawn else torch.zeros(4))
+
+    def likely() -> torch.Tensor:
+        ids = torch.cat([torch.full((4, 1), task.marks.start), drawn], 1)
+        logits = task._logits(memory, torch.arange(4), ids)
+        surprise = F.cross_entropy(logits.flatten(0, 1), drawn.flatten(), reduction="none")
+        return -(surprise.view_as(drawn) * (drawn != task.marks.padding)).sum(1)
+
+    before = likely()
+    optimizer = torch.optim.SGD(task.head.decoder.parameters(), lr=0.5)
+    (mean,) = task.loss({"memory": memory}, batch, Upstream())[0].values()
+    (mean.total / mean.count).backward()
+    optimizer.step()
+    after = likely()
+    assert after[0] > before[0]
+    assert after[2] < before[2]
+
+
+# --- Network ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("task.caption.levels=[p9]", r"task\.caption\.levels: the trunk has no level p9"),
+        ("task.caption.heads=5", r"task\.caption\.width=32"),
+        ("task.caption.levels=[]", r"task\.caption\.levels"),
+        ("task.caption.beams=0", r"task\.caption\.beams"),
+        ("task.caption.smoothing=2", r"task\.caption\.smoothing"),
+    ],
+)
+def test_impossible_arguments_are_refused(make: Callable, override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make(*TASK, override)
+
+
+def test_codes_act_on_memory_and_on_every_word(make: Callable) -> None:
+    """Each alone changes what is said; folded they say the same."""
+    made = make(*TASK, "implicit=vector")
+    task, batch = made.tasks["caption"], made.batch(2, training=False)
+    made.model.eval()
+    with torch.no_grad():
+        memory = made.model(batch.images)["caption"]["memory"]
+        ids = torch.tensor([[task.marks.start]] * 2)
+        logits = task._logits(memory, torch.arange(2), ids.repeat(1, 3))
+        task.head.refine["words"].code.decoder.z += torch.randn(len(made.spec.space(CaptionAsk)))
+        other = task._logits(memory, torch.arange(2), ids.repeat(1, 3))
+        assert (other - logits).abs().amax((0, 2)).min() > 1e-4  # in every step
+        made.model.fuse()
+        assert task.head.refine["words"].code is None
+        folded = task._logits(memory, torch.arange(2), ids.repeat(1, 3))
+        torch.testing.assert_close(folded, other, atol=1e-5, rtol=1e-4)
+        assert not math.isnan(float(folded.sum()))
+
+
+def test_every_vocabulary_has_what_is_no_text(words: Vocabulary) -> None:
+    assert [words.padding, words.start, words.end] == [0, 1, 2]
+    assert [words.text([i]) for i in (0, 1)] == ["", ""]
+    assert len(SPECIAL) == 3
