@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-EVERYTHING = "task=[detection,classification,embedding,instance,stuff,panoptic,keypoints,longtail]"
+EVERYTHING = (
+    "task=[detection,classification,embedding,instance,stuff,panoptic,keypoints,longtail,caption]"
+)
 
 
 def run(world: int, folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
@@ -38,7 +40,7 @@ def run(world: int, folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "overrides",
     [
-        [EVERYTHING, "implicit=vector"],
+        [EVERYTHING, "implicit=vector", "task.caption.view=strong"],
         [EVERYTHING, "implicit=none", "task.embedding.views=[strong,weak]", "task.stuff.view=weak",
          "weighting=uncertainty"],
     ],
