@@ -21,6 +21,7 @@ for name in (
     "added",
     "keypoints",
     "longtail",
+    "captions",
 ):
     print(f"--- {name}", flush=True)
     subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from cost import ANCHORS, forward, interleaved, make_batch, training_step
@@ -21,6 +22,8 @@ from heads.dense import DenseHead
 from heads.longtail import LongTailHead
 from unified.batch import Batch
 from unified.build import build
+from unified.data.coco.captions import SPECIAL
+from unified.kinds.captions import END, START, CaptionTargets
 from unified.kinds.federated import FederatedTargets
 from unified.kinds.keypoints import KeypointTargets
 from unified.kinds.masks import MaskTargets
@@ -41,6 +44,7 @@ CASES = {
     "+ instance, stuff, panoptic": "detection,instance,stuff,panoptic",
     "+ keypoints": "detection,keypoints",
     "+ longtail": "detection,longtail",
+    "+ caption": "detection,caption",
 }
 COUNTS = {
     "objects": 80, "masks": 80, "pixels": 92, "segments": 133, "keypoints": 1, "federated": 1203,
@@ -63,6 +67,17 @@ SPACES = {
     }
     for kind, count in COUNTS.items()
 }
+WORDS, LONGEST, SAID, TOLD = 8192, 32, 12, 5
+"""Of a vocabulary; tokens of a caption, at most and here; captions of an image."""
+
+
+def vocabulary() -> dict[str, Any]:
+    """Of as many words as tokenisers of captions have."""
+    from tokenizers import Tokenizer, models
+
+    names = [*SPECIAL, *(f"w{number}" for number in range(WORDS - len(SPECIAL)))]
+    words = models.WordLevel({name: number for number, name in enumerate(names)}, SPECIAL[0])
+    return {"tokenizer": Tokenizer(words).to_str(), "longest": LONGEST}
 
 
 def make(tasks: str, size: int) -> UnifiedModel:
@@ -73,8 +88,10 @@ def make(tasks: str, size: int) -> UnifiedModel:
             "implicit=vector",
             f"data.image_size={size}",
         ]
+        if "caption" in tasks:
+            overrides.append("task.caption.view=strong")  # all of the batch
         config = validate(compose("config", [*overrides, f"task.detection.anchors={ANCHORS}"]))
-    return build(config, DataSpec(size, saved=SPACES))
+    return build(config, DataSpec(size, saved=SPACES | {"captions": vocabulary()}))
 
 
 def labelled_batch(size: int) -> Batch:
@@ -92,6 +109,7 @@ def labelled_batch(size: int) -> Batch:
         "segments": SegmentTargets(objects.known, classes("segments", side)),
         "keypoints": joints_of(objects),
         "federated": federated_of(objects, size),
+        "captions": captions_of(objects),
     }
     return batch
 
@@ -109,6 +127,14 @@ def federated_of(objects: ObjectTargets, size: int) -> FederatedTargets:
         torch.cat([objects.labels, searched])[order],
         (torch.arange(len(image)) >= len(objects.boxes))[order],
     )
+
+
+def captions_of(objects: ObjectTargets) -> CaptionTargets:
+    """Sentences of random words."""
+    tokens = torch.zeros(BATCH * TOLD, LONGEST + 2, dtype=torch.long)
+    tokens[:, 0], tokens[:, SAID + 1] = SPECIAL.index(START), SPECIAL.index(END)
+    tokens[:, 1 : SAID + 1] = torch.randint(len(SPECIAL), WORDS, (len(tokens), SAID))
+    return CaptionTargets(objects.known, torch.arange(BATCH).repeat_interleave(TOLD), tokens)
 
 
 def joints_of(objects: ObjectTargets) -> KeypointTargets:
@@ -138,6 +164,20 @@ def answer(model: UnifiedModel, image: torch.Tensor) -> Callable[[], object]:
                 upstream.add(*([kept] if isinstance(kept, task.publishes) else []))
 
     return work
+
+
+def spoken(model: UnifiedModel) -> list[list[str]]:
+    """Captions per second, by beams and images at a time, once the pyramid is there."""
+    from unified.ops.generation import search
+
+    task, rows = model.eval().tasks["caption"], []
+    for beams in (1, 5):
+        for count in (1, 8):
+            memory = torch.randn(count, task.head.project.out_channels, (SIZE // 16) ** 2 * 5 // 4)
+            work = partial(search, task.head.decoder, memory, task.marks, beams)
+            seconds = interleaved({"": work}, rounds=5)[""]
+            rows.append([str(beams), str(count), f"{count / seconds:.1f}"])
+    return rows
 
 
 def designs(features: FeatureSpec) -> dict[str, tuple[nn.Module, Callable[[], object]]]:
@@ -253,6 +293,10 @@ def main() -> None:
             "## Heads of 1,203 categories",
             f"Alone, of one image of {SIZE} px; the ratio is to detection's whole forward pass.",
             table(["head", "parameters", "ms", ""], compared),
+            "## Captions",
+            f"Of {LONGEST + 1} tokens, as a decoder says that was not trained; a real caption has "
+            "about twelve. The time of trunk and head is not in it.",
+            table(["beams", "images at a time", "captions per second"], spoken(built["+ caption"])),
         ],
     )
 
