@@ -29,7 +29,9 @@ TINY = (
     "trainer.accelerator=cpu", "logger=none", "trainer=smoke", "trainer.max_epochs=1",
     "trainer.limit_train_batches=1", "trainer.limit_val_batches=1",
 )  # fmt: skip
-EVERYTHING = "task=[detection,classification,embedding,instance,stuff,panoptic,keypoints,longtail]"
+EVERYTHING = (
+    "task=[detection,classification,embedding,instance,stuff,panoptic,keypoints,longtail,caption]"
+)
 LIGHTNING = "lightning.pytorch.loggers"
 DELETE = object()
 VALUES: tuple[Any, ...] = (
@@ -63,7 +65,7 @@ class Inputs:
     # --- Annotations ----------------------------------------------------------------------
 
     def annotations(self) -> Iterator[Case]:
-        for name in ("instances", "panoptic", "stuff", "person_keypoints", "lvis"):
+        for name in ("instances", "panoptic", "stuff", "person_keypoints", "lvis", "captions"):
             file = f"annotations/{name}_val.json"
             document = json.loads((self.data / file).read_text())
             for path in _paths(document):

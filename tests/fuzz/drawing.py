@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-FILES = ("instances", "panoptic", "stuff", "person_keypoints", "lvis")
+FILES = ("instances", "panoptic", "stuff", "person_keypoints", "lvis", "captions")
 NUMBERS = st.integers(-(2**70), 2**70) | st.floats() | st.integers(-2, 300)
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.text(max_size=20),

@@ -28,6 +28,7 @@ REASONS = (
      "joints that are not there are left out"),
     (r"annotations: lvis categories\.\d\.(def|image_count|instance_count|synonyms|synset)",
      "no metric reads what describes a category"),
+    (r"annotations: captions annotations\.\d\.caption", "a text is a caption, whatever it says"),
     (r"annotations: .*(file_name|long name|fields|track_id)", "read by no task that is scored"),
     (r"annotations: .*(deleted|twice|one annotation|no annotations| = \[\])",
      "fewer or more entries are another data set, which is read as it is"),

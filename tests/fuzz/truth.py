@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from unified.bounds import checked
 from unified.data.config import DataConfig
 from unified.data.split import Sources, Split
+from unified.metrics.captioning import CaptionScores
 from unified.metrics.coco_ap import CocoAP, CocoMaskAP
 from unified.metrics.keypoint_ap import CocoKeypointAP
 from unified.metrics.lvis_ap import LvisAP
@@ -28,6 +29,7 @@ METRICS: dict[str, Any] = {
     "masks": (CocoMaskAP, "AP"),
     "keypoints": (CocoKeypointAP, "AP"),
     "federated": (LvisAP, "AP"),
+    "captions": (partial(CaptionScores, java=False), "ROUGE-L"),
     "pixels": (partial(SemanticScores, file="stuff"), "mIoU"),
     "segments": (PanopticQuality, "PQ"),
 }
