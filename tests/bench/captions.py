@@ -13,14 +13,19 @@ from real import LEARNT
 from results import REAL, ROOT, table, train, write
 
 NAMES = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr-D", "METEOR")
-SMALL = ["task.caption.width=128", "task.caption.layers=2", "task.caption.levels=[p3,p4,p5]"]
-"""Of the trunk's size; places on the finest level tell left from right of small things."""
+SMALL = [
+    "task.caption.width=128",
+    "task.caption.layers=2",
+    "task.caption.levels=[p3,p4,p5]",
+    "task.caption.max_captions=48",
+]
+"""Of the trunk's size; three of each image's captions a step, others in the next epoch."""
 SHAPES = [
     "experiment=icap",
     "task=[caption]",
     *SMALL,
-    "trainer.max_epochs=18",
-    "trainer.check_val_every_n_epoch=6",
+    "trainer.max_epochs=15",
+    "trainer.check_val_every_n_epoch=5",
     "logger=none",
 ]
 REWARDED = [
