@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from heads.caption import positions
@@ -353,6 +355,31 @@ def test_samples_are_drawn_by_their_probabilities(decoder: Any, memory: torch.Te
         ).logits[0, 0].softmax(0)  # fmt: skip
     assert (drawn - wanted).abs().max() < 0.04
     assert (drawn > 0).sum() > 2
+
+
+@pytest.mark.parametrize("beams", [1, 5])
+def test_a_step_waits_for_the_device_once(make: Callable, beams: int) -> None:
+    """To know whether all have ended: each further number costs one value that the host reads."""
+    task = make(*TASK).tasks["caption"]
+    with torch.no_grad():
+        task.head.decoder.lm_head.predictor.bias[task.marks.end] = -1e9  # nobody ends
+    memory, reads = torch.randn(2, 32, 5), []
+    for longest in (3, 8):
+        count = 0
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(
+                self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+            ) -> Any:
+                nonlocal count
+                count += func is torch.ops.aten._local_scalar_dense.default
+                return func(*args, **(kwargs or {}))
+
+        with Watch():
+            found = search(task.head.decoder, memory, replace(task.marks, longest=longest), beams)
+        assert found.shape == (2, longest + 1)
+        reads.append(count)
+    assert reads[1] - reads[0] == 5
 
 
 def test_generation_leaves_the_decoder_as_it_was(make: Callable) -> None:
