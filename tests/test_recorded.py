@@ -42,9 +42,11 @@ def trace(make: Callable, *overrides: str) -> dict[str, Any]:
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-4, momentum=0.9, nesterov=True)
     batches = data_batches(made.data)
     losses: list[dict[str, float]] = []
-    for _ in range(STEPS):
+    for step in range(STEPS):
         module.means.reset()
-        total = module.training_step(next(batches), 0)
+        batch = next(batches)
+        module.on_train_batch_start(batch, step)
+        total = module.training_step(batch, step)
         losses.append(module.train_means())
         del losses[-1]["train/loss"]  # the sum of the others
         optimizer.zero_grad()

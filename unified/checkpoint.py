@@ -138,6 +138,12 @@ def config_of(file: str | Path, state: Mapping[str, Any], trust: Trust = None) -
     return validate(OmegaConf.create(config))
 
 
+def spaces_of(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Kind → the space that a checkpoint holds, as plain containers."""
+    spaces: dict[str, dict[str, Any]] = state[ABOUT]["spaces"]
+    return spaces
+
+
 def network_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of trunk and heads, by their names in the model."""
     named = {

@@ -81,9 +81,9 @@ class DataSpec:
 
     Args:
         image_size: side in pixels of the square network input.
-        open_source: kind → the annotated source to learn from; None when a trained model is
-            built again, whose spaces are saved.
-        saved: kind → the space that a checkpoint holds.
+        open_source: kind, and the space that it must keep if there is one → the annotated source to
+            learn from; None when a trained model is built again.
+        saved: kind → the space that a checkpoint holds, whose network is built again.
 
     Attributes:
         spaces: kind → space, of the kinds that tasks have looked at.
@@ -92,7 +92,7 @@ class DataSpec:
     def __init__(
         self,
         image_size: int,
-        open_source: Callable[[str], Source] | None = None,
+        open_source: Callable[[str, Any], Source] | None = None,
         saved: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.image_size = image_size
@@ -107,10 +107,11 @@ class DataSpec:
         """
         kind = ask.kind
         if kind not in self.spaces:
+            saved = space_of(ask, self._saved[kind]) if kind in self._saved else None
             if self._open is not None:
-                self.spaces[kind] = self._open(kind).space
-            elif kind in self._saved:
-                self.spaces[kind] = space_of(ask, self._saved[kind])
+                self.spaces[kind] = self._open(kind, saved).space
+            elif saved is not None:
+                self.spaces[kind] = saved
             else:
                 raise DataError(
                     f"the checkpoint knows nothing of {kind}, which its tasks need",
@@ -120,7 +121,7 @@ class DataSpec:
 
     def source(self, ask: type[Ask]) -> Source | None:
         """The annotations to learn from; None when a trained model is built again."""
-        return None if self._open is None else self._open(ask.kind)
+        return None if self._open is None else self._open(ask.kind, None)
 
 
 def space_of(ask: type[Ask], saved: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from unified.build import build
-from unified.checkpoint import ABOUT, is_network, network_of, read_checkpoint
+from unified.checkpoint import ABOUT, is_network, network_of, spaces_of
 from unified.errors import ConfigError
 from unified.kinds.kind import Ask, Space
 from unified.model import UnifiedModel
@@ -32,7 +32,7 @@ def rebuild(state: Mapping[str, Any], config: Config) -> tuple[UnifiedModel, Dat
         ConfigError: the changes make another network of it.
     """
     config = without_pretrained(config)
-    data = DataSpec(config.data.image_size, saved=state[ABOUT]["spaces"])
+    data = DataSpec(config.data.image_size, saved=spaces_of(state))
     model = build(config, data)
     fit_exactly(state, model, config).load()
     model.eval()
@@ -75,27 +75,28 @@ def _refuse_measured(model: UnifiedModel, config: Config, saved: Mapping[str, An
                 )
 
 
-def start_from(path: str | Path, model: UnifiedModel, spaces: Mapping[str, Space]) -> None:
+def start_from(
+    path: str, state: Mapping[str, Any], model: UnifiedModel, spaces: Mapping[str, Space]
+) -> None:
     """Take what fits from a checkpoint, before training; new tasks and codes start anew.
 
     What tasks measure on their data, as anchors, stays that of the data at hand.
 
     Args:
-        path: the file, or a run folder.
+        path: the file, or a run folder, for messages.
+        state: what `read_checkpoint` gives of it.
         model: that takes the weights; what it could not take is listed in the log.
         spaces: kind → what the model's numbers mean.
 
     Raises:
-        DataError: the file is missing or is no checkpoint of this framework.
         ConfigError: something else than a task or a code is new, of another shape, or left over,
             or the classes are others.
     """
-    state = read_checkpoint(path)
     tasks = model.named_tasks()
     measured = {f"tasks.{t}.head.{key}" for t, task in tasks.items() for key in task.measured}
     fit = Fit(model, {n: t for n, t in network_of(state).items() if n not in measured}, measured)
     shared = {t for t in tasks if any(_task_of(n) == t for n in fit.tensors)}
-    _refuse_other_spaces(path, [tasks[name] for name in shared], spaces, state[ABOUT]["spaces"])
+    _refuse_other_spaces(path, [tasks[name] for name in shared], spaces, spaces_of(state))
     refused = {
         name: how
         for name, how in fit.differences.items()

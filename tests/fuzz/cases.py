@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import random
+import re
 import shutil
 import struct
 import zipfile
@@ -77,6 +78,8 @@ class Inputs:
             for label, text in TEXTS.items():
                 yield self._scored("annotations", f"{name} {label}", partial(_edit, file, text))
             for label, mutate in DOCUMENTS.items():
+                if "categories" not in document and re.search("categor|names|things", label):
+                    continue
                 yield self._scored("annotations", f"{name} {label}", partial(_mutate, file, mutate))
 
     def _scored(self, group: str, name: str, change: Callable[[Path], None]) -> Case:
@@ -367,7 +370,7 @@ SOURCES = (
 
 def _paths(document: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
     """Every field of the first entry of every list, and inside of it."""
-    for name in ("images", "annotations", "categories"):
+    for name in (n for n in ("images", "annotations", "categories") if n in document):
         yield (name,)
         yield (name, 0)
         for key, value in document[name][0].items():

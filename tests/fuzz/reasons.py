@@ -10,6 +10,9 @@ IMAGES = (
 )
 REASONS = (
     (r"(annotations|drawn): .*\bid\b|annotations: .*\bids\b", "ids are only names"),
+    (r"annotations: captions .*(crowd|area|box|polygon|run lengths|extra fields)",
+     "a caption has no such field"),
+    (r"annotations: captions annotations\.\d\.caption", "a text is a caption, whatever it says"),
     (r"annotations: stuff annotations", "semantic labels are the PNGs; these entries are not read"),
     (r"annotations: .*(stuff|panoptic) .*(ids|twice|run lengths|polygon|box|area|fields)",
      "semantic labels are the PNGs, panoptic boxes and areas come from them, too"),
@@ -28,7 +31,6 @@ REASONS = (
      "joints that are not there are left out"),
     (r"annotations: lvis categories\.\d\.(def|image_count|instance_count|synonyms|synset)",
      "no metric reads what describes a category"),
-    (r"annotations: captions annotations\.\d\.caption", "a text is a caption, whatever it says"),
     (r"annotations: .*(file_name|long name|fields|track_id)", "read by no task that is scored"),
     (r"annotations: .*(deleted|twice|one annotation|no annotations| = \[\])",
      "fewer or more entries are another data set, which is read as it is"),

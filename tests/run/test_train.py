@@ -31,7 +31,7 @@ def test_weights_of_the_same_network_are_all_taken(trained: Path, make: Callable
     for file in (trained / "best.ckpt", trained / "last.ckpt", trained):
         tensors = network_of(read_checkpoint(file))
         made = make(THREE)
-        start_from(file, made.model, made.spec.spaces)
+        start_from(str(file), read_checkpoint(file), made.model, made.spec.spaces)
         assert equal(made.model, tensors) == set(tensors)
 
 
@@ -44,7 +44,7 @@ def test_new_tasks_and_codes_start_anew_and_are_listed(
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     tensors = network_of(read_checkpoint(trained))
     with caplog.at_level(logging.INFO):
-        start_from(trained, model, made.spec.spaces)
+        start_from(str(trained), read_checkpoint(trained), model, made.spec.spaces)
     same = equal(model, tensors)
     assert {n for n in tensors if n.startswith("trunk.")} <= same
     assert any(name.startswith("tasks.detection.head.") for name in same)
@@ -73,14 +73,14 @@ def test_weights_of_another_network_are_refused(
     model = made.model
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ConfigError, match=culprit) as refused:
-        start_from(trained, model, made.spec.spaces)
+        start_from(str(trained), read_checkpoint(trained), model, made.spec.spaces)
     assert "in the network" in str(refused.value) or "in the file" in str(refused.value)
     assert equal(model, fresh) == set(fresh), "nothing is taken halfway"
 
 
-def test_weights_that_are_not_there_are_named(tmp_path: Path, make: Callable) -> None:
+def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="absent"):
-        start_from(tmp_path / "absent.ckpt", make("task=[detection]").model, {})
+        read_checkpoint(tmp_path / "absent.ckpt")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
@@ -98,7 +98,7 @@ def test_anchors_stay_those_of_the_data_at_hand(trained: Path, make: Callable) -
     made = make("task=[detection]", "data.image_size=128")
     head = made.model.named_tasks()["detection"].head
     fresh = head.anchors.clone()
-    start_from(trained, made.model, made.spec.spaces)
+    start_from(str(trained), read_checkpoint(trained), made.model, made.spec.spaces)
     assert torch.equal(head.anchors, fresh)
     saved = network_of(read_checkpoint(trained))["tasks.detection.head.anchors"]
     torch.testing.assert_close(fresh, 2 * saved, rtol=0.05, atol=0.5)
@@ -116,7 +116,7 @@ def test_weights_for_other_classes_are_refused(
         file.write_text(json.dumps(document))
     made = make("task=[detection]", f"data.root={root}")
     with pytest.raises(ConfigError, match=r"other objects than these.*teapot"):
-        start_from(trained, made.model, made.spec.spaces)
+        start_from(str(trained), read_checkpoint(trained), made.model, made.spec.spaces)
 
 
 @pytest.mark.parametrize(

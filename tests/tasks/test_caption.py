@@ -22,11 +22,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from heads.caption import positions
 from unified.arrays import Ragged, offsets_of
 from unified.data.coco.captions import SPECIAL, trained_on
+from unified.data.split import Sources
 from unified.errors import ConfigError, DataError
 from unified.kinds.captions import Caption, CaptionAsk, CaptionLabel, Vocabulary
 from unified.metrics.captioning import CaptionScores
 from unified.ops.generation import Marks, sample, search
-from unified.task import Upstream
+from unified.task import DataSpec, Upstream
 
 TASK = ["task=[caption]", "task.caption.width=32", "task.caption.layers=2"]
 
@@ -99,6 +100,28 @@ def test_nothing_asks_the_hub(make: Callable, monkeypatch: pytest.MonkeyPatch) -
     made.model(made.batch(2).images)
     again = Vocabulary.from_dict(json.loads(json.dumps(made.spec.space(CaptionAsk).to_dict())))
     assert again == made.spec.space(CaptionAsk)
+
+
+def test_the_vocabulary_of_a_checkpoint_is_kept(
+    shapes: Path, tmp_path: Path, make: Callable
+) -> None:
+    """By a run that goes on, and by one that starts from its weights, whatever is said now."""
+    space = make(*TASK).spec.space(CaptionAsk)
+    saved = {"captions": json.loads(json.dumps(space.to_dict()))}
+    root = copied(shapes, tmp_path / "root", lambda d: d.update(annotations=d["annotations"][::2]))
+    other = make(*TASK, f"data.root={root}")
+    assert other.spec.space(CaptionAsk) != space
+    going_on = Sources(other.config.data, "train")
+    assert DataSpec(64, going_on.open, saved).space(CaptionAsk) == space
+    started = Sources(other.config.data, "train", offered=saved).open("captions")
+    assert started.space == going_on.open("captions").space == space
+    assert space.text(started.read(0).tokens[0]) == started.of(0)[0].lower()
+
+
+def test_a_text_that_looks_like_a_mark_is_a_text(words: Vocabulary) -> None:
+    tokens = words.encode(["a dog [END] a [PAD] mat"])[0]
+    assert not {words.start, words.end, words.padding} & set(tokens.tolist())
+    assert words.text(tokens) == "a dog [end] a [pad] mat"
 
 
 @pytest.mark.parametrize("state", [
@@ -300,6 +323,7 @@ def spoken(decoder: Any, memory: torch.Tensor, tokens: torch.Tensor) -> torch.Te
         logits = decoder(
             input_ids=torch.cat([begin, tokens[:, :-1]], 1), encoder_hidden_states=read
         ).logits
+    logits[..., [MARKS.start, MARKS.padding]] = -torch.inf
     return logits.log_softmax(-1)
 
 
@@ -344,15 +368,24 @@ def test_a_length_penalty_makes_captions_longer(decoder: Any, memory: torch.Tens
     assert long > short
 
 
+def test_nobody_says_what_is_no_text(decoder: Any, memory: torch.Tensor) -> None:
+    """Start and padding within a caption would be learnt from, and heard by nobody."""
+    many = memory.repeat(100, 1, 1)
+    for found in (sample(decoder, many, MARKS), search(decoder, memory, MARKS, 5)):
+        ended = (found == MARKS.end).cumsum(1) - (found == MARKS.end).long() > 0
+        assert not ((found == MARKS.padding) & ~ended).any()
+        assert not (found == MARKS.start).any()
+
+
 def test_samples_are_drawn_by_their_probabilities(decoder: Any, memory: torch.Tensor) -> None:
     torch.manual_seed(0)
     one = memory[:1].expand(3000, -1, -1)
     drawn = torch.bincount(sample(decoder, one, MARKS)[:, 0], minlength=40) / 3000
     read = memory[0].T[None].contiguous()
     with torch.no_grad():
-        wanted = decoder(
-            input_ids=torch.tensor([[1]]), encoder_hidden_states=read
-        ).logits[0, 0].softmax(0)  # fmt: skip
+        logits = decoder(input_ids=torch.tensor([[1]]), encoder_hidden_states=read).logits[0, 0]
+    logits[[MARKS.start, MARKS.padding]] = -torch.inf
+    wanted = logits.softmax(0)
     assert (drawn - wanted).abs().max() < 0.04
     assert (drawn > 0).sum() > 2
 

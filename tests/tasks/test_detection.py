@@ -40,7 +40,7 @@ class Boxes:
 
 def make_task(size: int = 640, boxes: int = 200, **arguments: object) -> Detection:
     source = Boxes(np.random.default_rng(0).uniform(4, 60, (boxes, 2)))
-    data = DataSpec(size, lambda kind: source)
+    data = DataSpec(size, lambda kind, space: source)
     return Detection(FEATURES, data, **({"anchors": ANCHORS} | arguments))
 
 

@@ -37,15 +37,21 @@ class Sources:
         split: name of the split.
         spaces: kind → the space that a source's own must not differ from, when the order of the
             classes is fixed already (validation against training, evaluation of a checkpoint).
+        offered: kind → the space of the weights that training starts from, as plain containers:
+            for sources that can read their labels into more than one.
 
     Raises:
         DataError: `data.root` is no folder.
     """
 
     def __init__(
-        self, config: DataConfig, split: str, spaces: Mapping[str, Space] | None = None
+        self,
+        config: DataConfig,
+        split: str,
+        spaces: Mapping[str, Space] | None = None,
+        offered: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        self.config, self.split = config, split
+        self.config, self.split, self.offered = config, split, dict(offered or {})
         self.root = Path(config.root)
         self.spaces = dict(spaces or {})
         self._opened: dict[str, Source] = {}
@@ -60,13 +66,19 @@ class Sources:
         """`annotations/<name>_<split>.json`, there or not."""
         return self.root / "annotations" / f"{name}_{self.split}.json"
 
-    def open(self, kind: str) -> Source:
+    def open(self, kind: str, space: Space | None = None) -> Source:
         """The source of a kind.
+
+        Args:
+            kind: its name.
+            space: that its own must not differ from, where that is known by now.
 
         Raises:
             ConfigError: nobody reads the kind.
             DataError: its annotations are missing, malformed, or of other categories.
         """
+        if space is not None:
+            self.spaces[kind] = space
         if kind not in self._opened:
             source = self._reader(kind)()
             difference = self.spaces[kind].differs(source.space) if kind in self.spaces else None

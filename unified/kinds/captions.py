@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unified.arrays import Ragged, offsets_of
+from unified.arrays import CHUNK, Ragged, offsets_of
 from unified.canvas import Canvas
 from unified.kinds.kind import Ask, FlatTargets, Result, Source, known_rows
 from unified.kinds.objects import image_of_rows
@@ -66,9 +67,12 @@ class Vocabulary:
 
     def encode(self, texts: Iterable[str]) -> Ragged:
         """Texts → int32 numbers, without `START` and `END`."""
-        rows = [code.ids for code in self._tokenizer.encode_batch(list(texts))]
-        flat = np.concatenate([np.zeros(0, np.int32), *(np.array(r, np.int32) for r in rows)])
-        return Ragged(flat.astype(np.int32), offsets_of(map(len, rows)))
+        rest, parts, lengths = iter(texts), [np.zeros(0, np.int32)], list[int]()
+        while some := list(islice(rest, CHUNK)):
+            codes = self._tokenizer.encode_batch(some, add_special_tokens=False)
+            parts += [np.array(code.ids, np.int32) for code in codes]
+            lengths += [len(code.ids) for code in codes]
+        return Ragged(np.concatenate(parts), offsets_of(lengths))
 
     def text(self, tokens: Iterable[int]) -> str:
         """Numbers → the text up to `END`."""
@@ -103,7 +107,9 @@ class Vocabulary:
     def _tokenizer(self) -> Tokenizer:
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_str(self.tokenizer)
+        tokenizer = Tokenizer.from_str(self.tokenizer)
+        tokenizer.encode_special_tokens = True  # a text that says [END] goes on behind it
+        return tokenizer
 
 
 @dataclass(frozen=True)

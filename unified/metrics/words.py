@@ -52,7 +52,8 @@ def _by_java(lines: Sequence[str]) -> list[list[str]] | None:
             command, input="\n".join(lines).encode(), capture_output=True, check=True,
             timeout=SECONDS,
         )  # fmt: skip
-        split = [line.split() for line in done.stdout.decode().split("\n")[: len(lines)]]
+        said = done.stdout.decode().split("\n")[: len(lines)]
+        split = [line.rstrip().split(" ") for line in said]  # some words have other blanks inside
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError) as error:
         log.warning("captions are split by nltk, as Java's tokeniser fails: %s", error)
         return None

@@ -62,6 +62,7 @@ def _generate(decoder: Any, memory: Tensor, marks: Marks, **options: Any) -> Ten
         bos_token_id=marks.start,
         eos_token_id=marks.end,
         pad_token_id=marks.padding,
+        suppress_tokens=[marks.start, marks.padding],
         max_new_tokens=marks.longest + 1,
         **options,
     )

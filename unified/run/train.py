@@ -13,7 +13,7 @@ from lightning.pytorch.loggers.logger import Logger
 from omegaconf import OmegaConf
 
 from unified.build import build, check
-from unified.checkpoint import network_of, read_checkpoint
+from unified.checkpoint import network_of, read_checkpoint, spaces_of
 from unified.classes import instantiate
 from unified.data.datamodule import DataModule
 from unified.data.prepare import prepare
@@ -80,13 +80,17 @@ def _built(config: Config, state: dict[str, Any] | None) -> tuple[UnifiedModule,
     check(config)
     prepare(config.data)
     pl.seed_everything(config.seed, workers=False, verbose=False)
-    sources = Sources(config.data, config.data.train)
-    spec = DataSpec(config.data.image_size, sources.open)
+    start = read_checkpoint(config.weights) if config.weights and state is None else None
+    offered = None if start is None else spaces_of(start)
+    sources = Sources(config.data, config.data.train, offered=offered)
+    # A run that goes on keeps what its numbers mean.
+    kept = None if state is None else spaces_of(state)
+    spec = DataSpec(config.data.image_size, sources.open, kept)
     model = build(config if state is None else without_pretrained(config), spec)
     if state is not None:
         fit_exactly(state, model, config)
-    elif config.weights:
-        start_from(config.weights, model, spec.spaces)
+    elif start is not None:
+        start_from(str(config.weights), start, model, spec.spaces)
     tasks = model.named_tasks()
     data = DataModule(config.data, config.augment, tasks, spec.spaces, sources, config.seed)
     module = UnifiedModule(config, model, spec, data.val_split.sources)

@@ -27,6 +27,7 @@ from unified.kinds.captions import (
     CaptionLabel,
     Vocabulary,
 )
+from unified.task import space_of
 
 log = logging.getLogger(__name__)
 FIX = "an annotation needs id, image_id and caption, a text that is not empty"
@@ -62,7 +63,8 @@ class Captions:
     Attributes:
         first: (images + 1,) int64; image i owns texts `first[i]:first[i + 1]`.
         texts: UTF-8.
-        space: the one that the sources must keep, where there is one; else that of these captions.
+        space: the one that the sources must keep, or are offered, where there is one; else that of
+            these captions.
 
     Raises:
         DataError: an annotation is malformed, or of an image that is not listed.
@@ -83,7 +85,12 @@ class Captions:
         self._read(document)
         self.known: Array = np.diff(self.first) > 0
         known = sources.spaces.get(self.kind)
-        self.space = cast(Vocabulary, known) if known else self._space(vocabulary, tokenizer)
+        if known is not None:
+            self.space = cast(Vocabulary, known)
+        elif tokenizer is None and self.kind in sources.offered:
+            self.space = space_of(CaptionAsk, sources.offered[self.kind])
+        else:
+            self.space = self._space(vocabulary, tokenizer)
 
     @staticmethod
     def json(sources: Sources) -> Path:
@@ -109,7 +116,8 @@ class Captions:
 
     def _space(self, size: int, tokenizer: str | None) -> Vocabulary:
         own = json_of(tokenizer) if tokenizer else trained_on(self._texts(), size)
-        lengths = np.diff(Vocabulary(own, 1).encode(self._texts()).offsets)
+        self.tokens = Vocabulary(own, 1).encode(self._texts())
+        lengths = np.diff(self.tokens.offsets)
         longest = int(np.percentile(lengths, USUAL)) if len(lengths) else 1
         return Vocabulary(own, min(max(longest, 1), MOST))
 
