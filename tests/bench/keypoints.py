@@ -40,7 +40,7 @@ def main() -> None:
             "`trunk=tiny`, detection and keypoints with codes. Generated: scored on 200 held-out "
             "images whose figures are none of those learnt from; they choose the best epoch of three. coco-mini: "
             "80 real images until they are learnt, scored on those same images; they teach nothing "
-            "that generalises.",
+            "that generalises. Minutes depend on what else the machine did: here two runs at a time.",
             table(
                 ["images", "box AP", *(f"OKS {n}" for n in NAMES), "minutes"],
                 [row("generated, held out", shapes), row("coco-mini, the 80 learnt", real)],

@@ -111,6 +111,7 @@ def main() -> None:
             "\n".join(f"- *{arm}*: `{' '.join(own)}`" for arm, own in ARMS.items()),
             "*both*, longer (`" + " ".join(GOAL) + "`, seed 0):",
             table(["training", *NAMES, "minutes"], [row("both", longer)]),
+            "Minutes depend on what else the machine did: here two runs at a time.",
             f"All of these begin with `unified train {' '.join(SHAPES)}`.",
             "## Eight real images",
             "Learnt until they are known, and scored on themselves; they teach nothing that "
