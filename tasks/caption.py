@@ -26,7 +26,7 @@ from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
 from unified.trunks.features import FeatureSpec
 
 WEAK = "weak"
-"""The view that captions are true of: the whole image, not mirrored."""
+"""The view that captions are true of: nearly the whole image, not mirrored."""
 
 
 class Captioning(Task):
@@ -38,10 +38,11 @@ class Captioning(Task):
         width, layers, heads: of the decoder.
         dropout: in the decoder.
         smoothing: share of the probability that is spread over all tokens in training.
-        max_captions: per batch that enter the loss; a random choice beyond that.
+        max_captions: per batch and process that enter the loss; a random choice beyond that.
         beams: followed at a time when a caption is made; 1 is greedy.
         length_penalty: power of the length by which a beam's log-probability is divided.
-        scst: learn from CIDEr-D of sampled captions against greedy ones, from a trained network on.
+        scst: learn from CIDEr-D of sampled captions against greedy ones, one for each image, from a
+            trained network on.
         view: in which it learns.
         loss_weights: fixed weight of `words`.
     """

@@ -199,6 +199,13 @@ def test_a_share_of_a_batch_is_seen_in_a_view(split: Split) -> None:
     assert [*map(len, dataset(split, views=few).carried(4))] == [2, 2, 1, 1]
 
 
+def test_validation_sees_all_images_in_every_view(make: Callable) -> None:
+    views = ["task.embedding.views=[strong,weak]", "augment.weak.share=0.25"]
+    made = make("task=[detection,embedding]", *views)
+    assert {len(own) for own in made.data.train_dataset().carried(8)} == {1, 2}
+    assert [len(own) for own in made.data.val_dataset().carried(8)] == [2] * 8
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loaders_give_the_share(workers: int, make: Callable) -> None:
     made = make(

@@ -199,6 +199,18 @@ def test_an_image_without_captions_knows_nothing(
     assert split.label("captions", 3) is None
 
 
+def test_captions_that_are_cut_are_told_of(
+    shapes: Path, open_sources: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    sources = open_sources(shapes, "train")
+    whole = sources.open("captions").space
+    sources.open("captions").check(learn=True)
+    assert not caplog.text
+    short = open_sources(shapes, "train").open("captions", replace(whole, longest=3))
+    short.check(learn=True)
+    assert "only the first 3 tokens are learnt from" in caplog.text
+
+
 def test_views_that_captions_ask_for_are_not_mirrored(make: Callable) -> None:
     """Captions speak of left and right."""
     made = make("task=[detection,caption]", *TASK[1:], "task.caption.view=strong")
@@ -255,6 +267,22 @@ def test_no_more_captions_than_allowed_enter_the_loss(make: Callable) -> None:
         return {(i, *t) for i, t in zip(image.tolist(), tokens.tolist(), strict=True)}
 
     assert pairs(image, tokens) <= pairs(known.image, known.tokens)
+
+
+def test_every_caption_has_its_turn(make: Callable) -> None:
+    made = make(*TASK, "task.caption.max_captions=4")
+    task, known = made.tasks["caption"], made.batch(2).labels["captions"]
+    seen = {tuple(t) for _ in range(40) for t in task._chosen(known)[1].tolist()}
+    assert seen == {tuple(t) for t in known.tokens.tolist()}
+
+
+def test_the_memory_knows_where_its_cells_are(make: Callable) -> None:
+    """Of a feature that is the same everywhere, each cell's memory is another."""
+    head = make(*TASK).tasks["caption"].head.eval()
+    features = {n: torch.ones(1, head.stems[n].conv.in_channels, 4, 4) for n in head.levels}
+    memory = head(features)["memory"][0].T
+    apart = torch.cdist(memory, memory) + 9 * torch.eye(len(memory))
+    assert apart.min() > 0.1
 
 
 def test_places_of_levels_agree() -> None:
@@ -415,6 +443,16 @@ def test_a_step_waits_for_the_device_once(make: Callable, beams: int) -> None:
     assert reads[1] - reads[0] == 5
 
 
+def test_a_result_is_what_as_many_beams_find_as_one_says(
+    make: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(*TASK, "task.caption.beams=4", "task.caption.length_penalty=2.5")
+    task, memory, asked = made.tasks["caption"], torch.randn(2, 32, 5), []
+    monkeypatch.setattr("tasks.caption.search", lambda *given: asked.append(given) or memory)
+    assert task.keep({"memory": memory}, Upstream()) is memory
+    assert asked == [(task.head.decoder, memory, task.marks, 4, 2.5)]
+
+
 def test_generation_leaves_the_decoder_as_it_was(make: Callable) -> None:
     """Dropout is off while it speaks, on when it learns."""
     made = make(*TASK, "task.caption.dropout=0.5")
@@ -472,6 +510,25 @@ def test_better_samples_become_likelier(make: Callable, monkeypatch: pytest.Monk
     after = likely()
     assert after[0] > before[0]
     assert after[2] < before[2]
+
+
+def test_captions_that_are_no_better_than_greedy_teach_nothing(
+    make: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do those of images without captions count."""
+    made = make(*TASK, "task.caption.scst=true", "task.caption.dropout=0")
+    task, batch = made.tasks["caption"], made.batch(4)
+    memory = made.model(batch.images)["caption"]["memory"].detach()
+    drawn = sample(task.head.decoder, memory, task.marks)
+    monkeypatch.setattr("tasks.caption.sample", lambda *a: drawn)
+    monkeypatch.setattr(task, "reward", lambda tokens, _: torch.ones(len(tokens)))
+    targets = batch.labels["captions"]
+    (mean,) = task.loss({"memory": memory}, batch, Upstream())[0].values()
+    assert float(mean.total) == 0
+    assert int(mean.count) == int((drawn != task.marks.padding).sum())
+    batch.labels = {"captions": replace(targets, known=torch.tensor([True, False, True, True]))}
+    (mean,) = task.loss({"memory": memory}, batch, Upstream())[0].values()
+    assert int(mean.count) == int((drawn[[0, 2, 3]] != task.marks.padding).sum())
 
 
 # --- Network ------------------------------------------------------------------------------

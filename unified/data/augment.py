@@ -33,7 +33,8 @@ class AugmentConfig:
         saturation, value: largest relative change of each.
         min_side: objects narrower than this many input pixels are dropped.
         min_visible: objects of which less than this share of the box is left are dropped.
-        share: of a batch's images that are seen in this view, compared with the view of most.
+        share: of a batch's images that are seen in this view, compared with the view of most; of
+            one view alone it says nothing.
     """
 
     mosaic: Share = 0.0
