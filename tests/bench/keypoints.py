@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from real import LEARNT
-from results import COLOUR, REAL, ROOT, table, train, write
+from results import REAL, ROOT, table, train, write
 
 NAMES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 SHAPES = [
     "experiment=ipose",
-    *COLOUR,
     "data.batch_size=6",
     "trainer.max_epochs=18",
     "trainer.check_val_every_n_epoch=6",
