@@ -24,7 +24,9 @@ from unified.arrays import Ragged, offsets_of
 from unified.data.coco.captions import SPECIAL, trained_on
 from unified.data.split import Sources
 from unified.errors import ConfigError, DataError
+from unified.inference import load
 from unified.kinds.captions import Caption, CaptionAsk, CaptionLabel, Vocabulary
+from unified.metrics import words as words_of
 from unified.metrics.captioning import CaptionScores
 from unified.ops.generation import Marks, sample, search
 from unified.task import DataSpec, Upstream
@@ -572,3 +574,30 @@ def test_every_vocabulary_has_what_is_no_text(words: Vocabulary) -> None:
     assert [words.padding, words.start, words.end] == [0, 1, 2]
     assert [words.text([i]) for i in (0, 1)] == ["", ""]
     assert len(SPECIAL) == 3
+
+
+def test_a_run_says_what_it_sees(small: list[str], run_command: Callable, tmp_path: Path) -> None:
+    """From the command line: learnt, scored, said; and once more, rewarded, from its weights."""
+    run_command("train", *small, *TASK, "trainer=smoke", "logger=none", "out=run", cwd=tmp_path)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["scored"]["caption"]["tokeniser"] in (words_of.JAVA, words_of.PLAIN)
+    assert results["metrics"]["caption"]["CIDEr-D"] >= 0
+    rows = json.loads((tmp_path / "run" / "captions.json").read_text())
+    assert len(rows) == 12
+    photo = next((tmp_path / "run").glob("predictions.jpg"))
+    done = run_command(
+        "predict",
+        "ckpt=run",
+        f"source={photo}",
+        "out=said",
+        "trainer.accelerator=cpu",
+        cwd=tmp_path,
+    )
+    (row,) = json.loads((tmp_path / "said" / "predictions.json").read_text())
+    assert row["caption"] == load(tmp_path / "run").predict(photo)["caption"].text
+    assert "found" not in done.stdout
+    run_command(
+        "train", *small, *TASK, "trainer=smoke", "trainer.max_epochs=1", "logger=none",
+        "weights=run", "task.caption.scst=true", "out=rewarded", cwd=tmp_path,
+    )  # fmt: skip
+    assert json.loads((tmp_path / "rewarded" / "results.json").read_text())["epochs"] == 1

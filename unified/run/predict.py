@@ -75,9 +75,11 @@ def _predict(
             ) from error
         found_in_all.update({t: len(rows) for t, rows in by_task.items() if isinstance(rows, list)})
         save_picture(draw_prediction(rgb, found), folder / name)
-    counts = ", ".join(f"{task} {count}" for task, count in found_in_all.items()) or "nothing"
-    print(f"predicted {results.count} of {len(files)} images → {folder}; found: {counts}")
-    if results.count and not found_in_all.total():
+    # Of tasks that say one thing of an image there is nothing to count.
+    counts = ", ".join(f"{task} {count}" for task, count in found_in_all.items())
+    end = f"; found: {counts}" if counts else ""
+    print(f"predicted {results.count} of {len(files)} images → {folder}{end}")
+    if counts and not found_in_all.total():
         print(f"nothing scored min_score={min_score} or more; a lower one shows more")
     if not results.count:
         raise DataError(f"none of the {len(files)} images could be read", f"look at {broken[0]}")
