@@ -19,7 +19,7 @@ from unified.kinds.kind import STRONG
 from unified.kinds.objects import ObjectSource
 from unified.ops.anchors import initial_anchors
 from unified.ops.balance import Balance
-from unified.ops.boxes import to_original
+from unified.ops.boxes import inside_any, to_original
 from unified.ops.dense import Anchors, DenseBoxes
 from unified.ops.losses import focal_gradient, focal_loss
 from unified.ops.matching import match_level
@@ -147,7 +147,7 @@ class LongTailRecognition(Task):
         vectors = torch.cat(self.head.vectors(outputs), 1).float()
         qualities = torch.cat([q.flatten(2) for q in self.head.qualities(outputs)], 2).float()
         once = _once(cell, target, vectors.shape[1])
-        silent = _silent(truth, *once, self._places(dense))
+        silent = _silent(truth, *once, dense)
         positive, denied = self._positives(vectors, truth, *once)
         negative, asserted = self._negatives(vectors, truth, *silent)
         more, less = self.balance.weights(self.equalise)
@@ -225,16 +225,6 @@ class LongTailRecognition(Task):
         )
         return loss, size
 
-    def _places(self, dense: DenseBoxes) -> Tensor:
-        """(cells, 2) centres of all cells, x and y in input pixels."""
-        found = []
-        for raw, stride in zip(dense.raw, self.strides, strict=True):
-            y, x = torch.meshgrid(
-                *(torch.arange(n, device=raw.device) + 0.5 for n in raw.shape[2:4]), indexing="ij"
-            )
-            found.append(torch.stack([x, y], -1).view(-1, 2) * stride)
-        return torch.cat(found)
-
     def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Recognised:
         """Best pairs of cell and category, non-maximum suppression per category."""
         dense = self._boxes(outputs, upstream)
@@ -304,7 +294,7 @@ def _overlaps(
 
 
 def _silent(
-    truth: FederatedTargets, cell: Tensor, target: Tensor, places: Tensor
+    truth: FederatedTargets, cell: Tensor, target: Tensor, dense: DenseBoxes
 ) -> tuple[Tensor, Tensor]:
     """(K,) rows that say which categories have no others, and (K, cells) where they do.
 
@@ -314,19 +304,28 @@ def _silent(
     Args:
         truth: what is known.
         cell, target: of the matches.
-        places: (cells, 2) in input pixels.
+        dense: whose cells they are.
     """
     rows = truth.complete.nonzero().squeeze(1)
-    inside = _within(truth.boxes[rows], places)
-    row, match = _same(truth, rows, target)
-    inside[row, cell[match]] = False
     matched = torch.zeros_like(truth.complete)
     matched[target] = True
     lost = (~truth.complete & ~matched).nonzero().squeeze(1)
     row, one = _same(truth, rows, lost)
-    theirs = torch.zeros(inside.shape, device=inside.device)
-    theirs.index_add_(0, row, _within(truth.boxes[lost[one]], places).to(theirs.dtype))
-    return rows, inside & (theirs == 0)
+    count = len(rows)
+    inside = _cells_in(truth.boxes[rows], torch.arange(count, device=rows.device), count, dense)
+    inside &= ~_cells_in(truth.boxes[lost[one]], row, count, dense)
+    row, match = _same(truth, rows, target)
+    inside[row, cell[match]] = False
+    return rows, inside
+
+
+def _cells_in(boxes: Tensor, row: Tensor, count: int, dense: DenseBoxes) -> Tensor:
+    """(count, cells) which cells of all levels lie in boxes (N, 4) that belong to rows (N,)."""
+    found = [
+        inside_any(boxes, row, count, (raw.shape[2], raw.shape[3]), stride)
+        for raw, stride in zip(dense.raw, dense.strides, strict=True)
+    ]
+    return torch.cat([level.flatten(1) for level in found], 1)
 
 
 def _same(truth: FederatedTargets, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
@@ -336,11 +335,6 @@ def _same(truth: FederatedTargets, rows: Tensor, others: Tensor) -> tuple[Tensor
     )
     first, second = alike.nonzero(as_tuple=True)
     return first, second
-
-
-def _within(boxes: Tensor, places: Tensor) -> Tensor:
-    """(N, cells) which places (cells, 2) lie in boxes (N, 4)."""
-    return ((places >= boxes[:, None, :2]) & (places <= boxes[:, None, 2:])).all(-1)
 
 
 def _once(cell: Tensor, target: Tensor, cells: int) -> tuple[Tensor, Tensor]:

@@ -121,7 +121,10 @@ class DataSpec:
 
     def source(self, ask: type[Ask]) -> Source | None:
         """The annotations to learn from; None when a trained model is built again."""
-        return None if self._open is None else self._open(ask.kind, None)
+        if self._open is None:
+            return None
+        self.space(ask)  # which the source must keep, where it is saved
+        return self._open(ask.kind, None)
 
 
 def space_of(ask: type[Ask], saved: Mapping[str, Any]) -> Any:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from unified.arrays import IGNORE
 from unified.data.augment import AugmentConfig
 from unified.data.datamodule import _raising
-from unified.data.dataset import Collate, ViewDataset
+from unified.data.dataset import Collate, ViewDataset, carried, images_of
 from unified.data.sampler import EpochSampler, repeat_factors
 from unified.data.split import Split
 from unified.errors import ConfigError, DataError, JobError
@@ -188,22 +188,21 @@ def test_a_kind_is_known_in_the_views_that_ask_for_it(split: Split) -> None:
     assert batch.see(None) is batch
 
 
-def test_a_share_of_a_batch_is_seen_in_a_view(split: Split) -> None:
+def test_a_share_of_a_batch_is_seen_in_a_view() -> None:
     """The other inputs of the batch are further images."""
     views = {"strong": AugmentConfig(), "weak": AugmentConfig(share=0.3)}
-    data = dataset(split, ObjectAsk("strong"), ObjectAsk("weak"), views=views)
-    assert [data.images_of(inputs) for inputs in (1, 2, 8, 13, 16)] == [0, 1, 6, 10, 12]
-    assert [len(own) for own in data.carried(10)] == [2] * 3 + [1] * 7
-    assert [len(own) for own in data.carried(1)] == [2]
+    assert [images_of(views, inputs) for inputs in (1, 2, 8, 13, 16)] == [0, 1, 6, 10, 12]
+    assert [len(own) for own in carried(views, 10)] == [2] * 3 + [1] * 7
+    assert [len(own) for own in carried(views, 1)] == [2]
     few = {"strong": AugmentConfig(share=0.25), "weak": AugmentConfig(share=0.5)}
-    assert [*map(len, dataset(split, views=few).carried(4))] == [2, 2, 1, 1]
+    assert [*map(len, carried(few, 4))] == [2, 2, 1, 1]
 
 
 def test_validation_sees_all_images_in_every_view(make: Callable) -> None:
     views = ["task.embedding.views=[strong,weak]", "augment.weak.share=0.25"]
     made = make("task=[detection,embedding]", *views)
-    assert {len(own) for own in made.data.train_dataset().carried(8)} == {1, 2}
-    assert [len(own) for own in made.data.val_dataset().carried(8)] == [2] * 8
+    assert {len(own) for own in carried(made.data.train_dataset().views, 8)} == {1, 2}
+    assert [len(own) for own in carried(made.data.val_dataset().views, 8)] == [2] * 8
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -93,6 +93,10 @@ def test_within_an_epoch_it_goes_on_with_the_same_images_a_step(make: Callable) 
     data.load_state_dict({"epoch": 3, "batches": 2, "images": 8})
     with pytest.raises(ConfigError, match="of 4 images a step, and would go on with 8"):
         data.load_state_dict({"epoch": 3, "batches": 2, "images": 4})
+    views = ["task=[detection,classification]", "task.classification.view=weak"]
+    shared = make(*views, "data.batch_size=10", "augment.weak.share=0.25").data
+    with pytest.raises(ConfigError, match="of 5 images a step, and would go on with 8"):
+        shared.load_state_dict({"epoch": 3, "batches": 2, "images": 5})
 
 
 def test_a_run_that_was_killed_while_it_began_starts_anew(

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from unified.batch import Batch
 from unified.data.augment import AugmentConfig
 from unified.data.config import DataConfig
-from unified.data.dataset import Collate, Row, ViewDataset
+from unified.data.dataset import Collate, Row, ViewDataset, Views, carried, images_of
 from unified.data.images import check_image_files
 from unified.data.sampler import EpochSampler, Key
 from unified.data.split import Sources, Split
@@ -91,7 +91,12 @@ class DataModule(pl.LightningDataModule):
 
     def _images(self) -> int:
         """In a step of all processes."""
-        return self.config.batch_size * (self.trainer.world_size if self.trainer else 1)
+        images = images_of(self._learnt_views(), self.config.batch_size)
+        return images * (self.trainer.world_size if self.trainer else 1)
+
+    def _learnt_views(self) -> Views:
+        """Every view that a task learns from."""
+        return {ask.view: self.augment.get(ask.view) for ask in self.asks}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Lightning calls it before it asks for loaders, whose workers read ahead."""
@@ -101,7 +106,8 @@ class DataModule(pl.LightningDataModule):
             raise ConfigError(
                 f"the run ended within an epoch of {images} images a step, and would go on with "
                 f"{self._images()}",
-                "leave data.batch_size and trainer.devices as they were until the epoch has ended",
+                "leave data.batch_size, the views and their shares, and trainer.devices as they "
+                "were until the epoch has ended",
             )
 
     def _check_asks(self) -> None:
@@ -162,12 +168,11 @@ class DataModule(pl.LightningDataModule):
     def train_dataset(self) -> ViewDataset:
         """Every view that a task learns from."""
         assert self.train_split is not None, "there is no training split"
-        views = {ask.view: self.augment.get(ask.view) for ask in self.asks}
         return ViewDataset(
             self.train_split,
             self.config.image_size,
             self.asks,
-            views,
+            self._learnt_views(),
             self.config.repeat,
             self.seed,
         )
@@ -192,15 +197,16 @@ class DataModule(pl.LightningDataModule):
         rank, world = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
-        images = dataset.images_of(self.config.batch_size)
+        images = images_of(dataset.views, self.config.batch_size)
         epoch, batches = self._start if shuffle else (0, 0)
         start = (epoch, batches * images)
         sampler = EpochSampler(dataset.factors, shuffle, self.seed, rank, world, start)
         if shuffle and len(sampler) < images:
+            able = sum(map(len, carried(dataset.views, len(sampler))))
             raise DataError(
                 f"split {self.config.train!r} has {len(dataset)} images for {world} process(es), "
                 f"fewer than one batch of {images}",
-                f"set data.batch_size={sum(map(len, dataset.carried(len(sampler))))} or less",
+                f"set data.batch_size={able} or less",
             )
         return Loader(
             Reported(dataset),
@@ -247,7 +253,7 @@ class Reported(Dataset[Any]):
         """Of a batch; torch asks for its images together."""
         return [
             self._row(key, views)
-            for key, views in zip(keys, self.dataset.carried(len(keys)), strict=True)
+            for key, views in zip(keys, carried(self.dataset.views, len(keys)), strict=True)
         ]
 
     def _row(self, key: Key, views: Collection[str]) -> list[Row] | UserError:

@@ -19,6 +19,9 @@ from unified.errors import ConfigError
 from unified.kinds.kind import Ask, Seen
 from unified.view import ImageMeta, View, blank, covered, letterbox
 
+Views = Mapping[str, AugmentConfig | None]
+"""Name → what to draw; None letterboxes."""
+
 
 @dataclass
 class Row:
@@ -54,7 +57,7 @@ class ViewDataset(Dataset[list[Row]]):
         split: Split,
         size: int,
         asks: Iterable[Ask],
-        views: Mapping[str, AugmentConfig | None],
+        views: Views,
         repeat: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
@@ -76,18 +79,6 @@ class ViewDataset(Dataset[list[Row]]):
 
     def __getitem__(self, key: Key) -> list[Row]:
         return self.see(key, self.views)
-
-    def carried(self, images: int) -> list[list[str]]:
-        """The views of each of a batch's images; the first ones have the most."""
-        shares = {view: augment.share if augment else 1.0 for view, augment in self.views.items()}
-        most = max(shares.values())
-        counts = {view: max(1, round(images * s / most)) for view, s in shares.items()}
-        return [[v for v, count in counts.items() if place < count] for place in range(images)]
-
-    def images_of(self, inputs: int) -> int:
-        """How many images give a batch of at most so many inputs."""
-        able = (n for n in range(inputs, 0, -1) if sum(map(len, self.carried(n))) <= inputs)
-        return next(able, 0)
 
     def see(self, key: Key, views: Collection[str]) -> list[Row]:
         """An image in some of the views."""
@@ -150,6 +141,20 @@ class ViewDataset(Dataset[list[Row]]):
                 return None
             parts.append(label.seen(view, ask))
         return parts[0] if len(parts) == 1 else ask.seen.joined(parts)
+
+
+def carried(views: Views, images: int) -> list[list[str]]:
+    """The views of each of a batch's images; the first ones have the most."""
+    shares = {view: augment.share if augment else 1.0 for view, augment in views.items()}
+    most = max(shares.values())
+    counts = {view: max(1, round(images * s / most)) for view, s in shares.items()}
+    return [[v for v, count in counts.items() if place < count] for place in range(images)]
+
+
+def images_of(views: Views, inputs: int) -> int:
+    """How many images give a batch of at most so many inputs."""
+    able = (n for n in range(inputs, 0, -1) if sum(map(len, carried(views, n))) <= inputs)
+    return next(able, 0)
 
 
 class Partners:
