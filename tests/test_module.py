@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from unified.checkpoint import network_of
 from unified.data.split import Split
@@ -144,18 +146,41 @@ def test_a_task_sees_the_rows_of_its_view(make: Callable) -> None:
             assert logged[f"train/{task}/{name}"] == pytest.approx(float(value), rel=1e-5)
 
 
-def test_average_follows_and_its_decay_ramps() -> None:
-    callback = RampedEMA(decay=0.9, ramp=10)
-    average = callback._kwargs["multi_avg_fn"]
-    start, goal = torch.zeros(3), torch.ones(3)
-    average([start], [goal], 0)
-    assert torch.equal(start, goal)  # no decay yet: the first step is taken whole
-    late = torch.zeros(3)
-    average([late], [goal], 1000)
-    torch.testing.assert_close(late, torch.full((3,), 0.1))
-    counter = torch.tensor([3])
-    average([counter], [torch.tensor([7])], 1000)
-    assert counter.item() == 7
+class Walk(pl.LightningModule):
+    """Its weight and its buffer stand at the number of steps taken, gathered over two batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(3))
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+
+    def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
+        self.mean += 0.5
+        self.seen += 1
+        return -self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_average_follows_and_its_decay_ramps(decay: float, tmp_path: Path) -> None:
+    module, steps, ramp = Walk(), 6, 3
+    trainer = pl.Trainer(
+        max_epochs=1, accumulate_grad_batches=2, callbacks=[RampedEMA(decay, ramp)], logger=False,
+        accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(torch.zeros(2 * steps, 1), batch_size=1))
+    expected = 0.0
+    for step in range(steps):
+        keep = decay * (1 - math.exp(-step / ramp))  # none yet: the first step is taken whole
+        expected = keep * expected + (1 - keep) * (step + 1)
+    # Training ends with the averages in the module; what is counted is not averaged.
+    torch.testing.assert_close(module.weight.detach(), torch.full((3,), expected))
+    torch.testing.assert_close(module.mean, torch.tensor(expected))
+    assert module.seen == 2 * steps
 
 
 def test_a_checkpoint_replaces_its_predecessor_in_one_step(
