@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
@@ -14,6 +14,10 @@ from unified.task import Results, Task, Upstream
 from unified.trunks.layers import ConvNormAct
 
 Outputs = dict[str, dict[str, Tensor]]
+
+
+def _as_they_are(task: str, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return features
 
 
 class UnifiedModel(nn.Module):
@@ -50,16 +54,20 @@ class UnifiedModel(nn.Module):
         return features
 
     def discriminate(
-        self, features: Mapping[str, Tensor], rows: Mapping[str, list[int] | None] | None = None
+        self,
+        features: Mapping[str, Tensor],
+        rows: Mapping[str, list[int] | None] | None = None,
+        enter: Callable[[str, Mapping[str, Tensor]], Mapping[str, Tensor]] = _as_they_are,
     ) -> Outputs:
         """Every task's head, on the inputs that it sees.
 
         Args:
             features: of all inputs.
             rows: task name → positions of its inputs, None for all.
+            enter: task name and features → what its head reads.
         """
         return {
-            name: task.head(_take(features, rows.get(name) if rows else None))
+            name: task.head(enter(name, _take(features, rows.get(name) if rows else None)))
             for name, task in self.named_tasks().items()
         }
 

@@ -82,7 +82,7 @@ class UnifiedModule(pl.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         rows = {name: batch.rows(task.views) for name, task in self.tasks.items()}
         features = self.model.extract(batch.images)
-        outputs = self.model.discriminate(features, rows)
+        outputs = self.model.discriminate(features, rows, self.weighting.enter)
         learnt, seen = values_of(self._losses(outputs, batch, rows))
         named = {f"{task}/{name}": v for task, own in seen.items() for name, v in own.items()}
         self.guard.note(self.global_step, named, batch.metas)
@@ -91,6 +91,9 @@ class UnifiedModule(pl.LightningModule):
         self.means.add(named | {LOSS: total}, count)
         self.log(f"{LOSS}_step", total, prog_bar=True, batch_size=count)
         return self._join(learnt) + reach(features, *outputs.values())
+
+    def on_after_backward(self) -> None:
+        self.weighting.learn()
 
     def _losses(
         self, outputs: Outputs, batch: Batch, rows: Mapping[str, list[int] | None]
@@ -120,8 +123,9 @@ class UnifiedModule(pl.LightningModule):
         self.log_dict(self.train_means())
 
     def train_means(self) -> dict[str, float]:
-        """`train/<task>/<loss>` → its mean of this epoch."""
-        return {f"train/{name}": value for name, value in self.means.read().items()}
+        """`train/<task>/<loss>` → its mean of this epoch; `scale/<task>` at its end."""
+        means = {f"train/{name}": value for name, value in self.means.read().items()}
+        return means | {f"scale/{n}": float(v) for n, v in self.weighting.scales().items()}
 
     # --- Validation ---------------------------------------------------------------------
 

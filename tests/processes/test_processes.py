@@ -43,8 +43,9 @@ def run(world: int, folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
         [EVERYTHING, "implicit=vector", "task.caption.view=strong"],
         [EVERYTHING, "implicit=none", "task.embedding.views=[strong,weak]", "task.stuff.view=weak",
          "weighting=uncertainty"],
+        [EVERYTHING, "implicit=vector", "weighting=balance"],
     ],
-    ids=["one view", "two views"],
+    ids=["one view", "two views", "balance"],
 )  # fmt: skip
 def test_two_processes_are_one_with_twice_the_batch(
     overrides: list[str], small: list[str], tmp_path: Path
