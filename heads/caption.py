@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from unified.errors import ConfigError
 from unified.slots import Slot
 from unified.trunks.features import FeatureSpec
 from unified.trunks.layers import ConvNormAct
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 FINEST = 1 / 32
 """Shortest wave of a place, as a share of the map."""
+NEW = 3
+"""Tokens that are no text, which a vocabulary adds to those of a tokenizer that lacks them."""
 
 
 class Words(nn.Module):
@@ -46,6 +49,11 @@ class CaptionHead(nn.Module):
         longest: numbers of a caption at most, its start counted.
         width, layers, heads: of the decoder.
         dropout: in the decoder.
+        pretrained: folder of a GPT-2 of these sizes, or its name, which the Hugging Face hub is
+            asked for: what it knows of words is where the decoder starts.
+
+    Raises:
+        ConfigError: there is no such GPT-2, or it has other sizes or words.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class CaptionHead(nn.Module):
         layers: int,
         heads: int,
         dropout: float,
+        pretrained: str | None = None,
     ) -> None:
         super().__init__()
         self.levels = tuple(levels)
@@ -71,6 +80,8 @@ class CaptionHead(nn.Module):
         predictor = nn.Linear(width, words)
         nn.init.normal_(predictor.weight, std=0.02)
         self.refine = nn.ModuleDict({"words": Slot(words, after=predictor)})
+        if pretrained:
+            _start_from(pretrained, self.decoder, predictor)
         self.decoder.lm_head = Words(predictor, self.refine["words"])
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -117,3 +128,37 @@ def _decoder(
             **marks,
         )
     )
+
+
+@torch.no_grad()
+def _start_from(name: str, decoder: GPT2LMHeadModel, predictor: nn.Linear) -> None:
+    """Take over words, places and layers; attention to an image is nothing that it has learnt."""
+    from transformers import AutoConfig, GPT2LMHeadModel
+
+    key, own = f"task.caption.pretrained={name}", decoder.config
+    try:
+        sizes = AutoConfig.from_pretrained(name)
+        if sizes.model_type != "gpt2":
+            raise ConfigError(f"{key} is a {sizes.model_type}", "name a GPT-2")
+        if (sizes.n_embd, sizes.n_layer, sizes.n_head) != (own.n_embd, own.n_layer, own.n_head):
+            raise ConfigError(
+                f"{key} has other sizes than task.caption",
+                f"use task.caption.width={sizes.n_embd} task.caption.layers={sizes.n_layer} "
+                f"task.caption.heads={sizes.n_head}",
+            )
+        if not 0 <= own.vocab_size - sizes.vocab_size <= NEW:
+            raise ConfigError(
+                f"{key} knows {sizes.vocab_size} tokens, the vocabulary has {own.vocab_size}",
+                "read captions with its own: data.sources.captions.tokenizer=NAME",
+            )
+        found = GPT2LMHeadModel.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{key} cannot be had: {str(error).splitlines()[0]}",
+            "name a folder that transformers has saved, or a GPT-2 of the Hugging Face hub",
+        ) from error
+    mine = decoder.transformer.state_dict()
+    for place, value in found.transformer.state_dict().items():
+        rows = min(len(value), len(mine[place]))  # fewer places, tokens that are no text
+        mine[place][:rows] = value[:rows]
+    predictor.weight[: sizes.vocab_size] = found.transformer.wte.weight

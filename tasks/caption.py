@@ -37,6 +37,9 @@ class Captioning(Task):
         levels: of the pyramid that the decoder reads.
         width, layers, heads: of the decoder.
         dropout: in the decoder.
+        pretrained: a GPT-2 of these sizes that the decoder starts from: a folder that transformers
+            has saved, or a name, which the Hugging Face hub is asked for; captions are then read by
+            its tokenizer, `data.sources.captions.tokenizer`.
         smoothing: share of the probability that is spread over all tokens in training.
         max_captions: per batch and process that enter the loss; a random choice beyond that.
         beams: followed at a time when a caption is made; 1 is greedy.
@@ -60,6 +63,7 @@ class Captioning(Task):
         layers: Count = 3,
         heads: Count = 4,
         dropout: Share = 0.1,
+        pretrained: str | None = None,
         smoothing: Share = 0.1,
         max_captions: Count = 128,
         beams: Count = 5,
@@ -86,8 +90,9 @@ class Captioning(Task):
         self.space = space
         self.marks = Marks(space.start, space.end, space.padding, space.longest)
         self.head = CaptionHead(
-            features, levels, len(space), space.longest + 1, width, layers, heads, dropout
-        )
+            features, levels, len(space), space.longest + 1, width, layers, heads, dropout,
+            pretrained,
+        )  # fmt: skip
         source = data.source(CaptionAsk) if scst else None
         self.reward = None if source is None else Reward(space, source)
         self.smoothing, self.max_captions = smoothing, max_captions

@@ -41,9 +41,11 @@ def rebuild(state: Mapping[str, Any], config: Config) -> tuple[UnifiedModel, Dat
 
 def without_pretrained(config: Config) -> Config:
     """For a network whose weights are replaced at once: nothing is downloaded for nothing."""
-    if config.trunk.get("pretrained"):
-        return replace(config, trunk={**config.trunk, "pretrained": False})
-    return config
+    trunk, *tasks = (
+        {key: value for key, value in part.items() if key != "pretrained"}
+        for part in (config.trunk, *config.task.values())
+    )
+    return replace(config, trunk=trunk, task=dict(zip(config.task, tasks, strict=True)))
 
 
 def fit_exactly(state: Mapping[str, Any], model: UnifiedModel, config: Config) -> Fit:

@@ -21,6 +21,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from heads.caption import positions
 from unified.arrays import Ragged, offsets_of
+from unified.checkpoint import ABOUT, describe
 from unified.data.coco.captions import SPECIAL, trained_on
 from unified.data.split import Sources
 from unified.errors import ConfigError, DataError
@@ -30,6 +31,7 @@ from unified.metrics import words as words_of
 from unified.metrics.captioning import CaptionScores
 from unified.ops.generation import Marks, sample, search
 from unified.task import DataSpec, Upstream
+from unified.weights import rebuild
 
 TASK = ["task=[caption]", "task.caption.width=32", "task.caption.layers=2"]
 
@@ -89,6 +91,36 @@ def test_a_tokenizer_of_ones_own_is_taken_from_its_file(
     assert len(space.encode(["one two three one two three"])[0]) == 6  # nothing is cut
     with pytest.raises(ConfigError, match=r"data\.sources\.captions\.tokenizer=nowhere\.json"):
         make(*TASK, "data.sources.captions.tokenizer=nowhere.json")
+
+
+def test_the_decoder_starts_from_one_that_has_learnt_words(tmp_path: Path, make: Callable) -> None:
+    own = Tokenizer.from_str(trained_on(iter(["one two three"] * 9), 280))
+    own.save(str(tmp_path / "own.json"))
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": own.get_vocab_size()}
+    learnt = GPT2LMHeadModel(GPT2Config(**sizes))
+    learnt.save_pretrained(tmp_path / "learnt")
+    named = f"task.caption.pretrained={tmp_path / 'learnt'}"
+    words = f"data.sources.captions.tokenizer={tmp_path / 'own.json'}"
+    made = make(*TASK, words, named)
+    head = made.tasks["caption"].head
+    for name, value in learnt.transformer.state_dict().items():
+        ours = head.decoder.transformer.state_dict()[name]
+        assert torch.equal(ours, value[: len(ours)]), name
+    assert torch.equal(head.decoder.lm_head.predictor.weight, learnt.lm_head.weight)
+    for wrong, advice in (
+        (["task.caption.width=64", words], "task.caption.width=32"),
+        ([], r"data\.sources\.captions\.tokenizer"),
+        ([words, f"task.caption.pretrained={tmp_path}"], "cannot be had"),
+    ):
+        with pytest.raises(ConfigError, match=advice):
+            make(*TASK, named, *wrong)
+    shutil.rmtree(tmp_path / "learnt")  # a trained network needs it no more
+    tensors = {f"model.{name}": value for name, value in made.model.state_dict().items()}
+    again, _ = rebuild(
+        {ABOUT: describe(made.config, made.spec), "state_dict": tensors}, made.config
+    )
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, made.model.state_dict()[name]), name
 
 
 def test_nothing_asks_the_hub(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
