@@ -74,6 +74,7 @@ class CaptionHead(nn.Module):
             {n: ConvNormAct(features[n].channels, width, 1) for n in self.levels}
         )
         self.project = nn.Conv1d(width, width, 1)
+        self.norm = nn.LayerNorm(width)  # what is seen is as loud as where
         self.level = nn.Parameter(torch.empty(len(self.levels), width, 1).normal_(0.0, 0.02))
         self.align = nn.ModuleDict({"memory": Slot(width, before=[self.project])})
         self.decoder = _decoder(words, longest, width, layers, heads, dropout)
@@ -87,6 +88,7 @@ class CaptionHead(nn.Module):
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         maps = [self.stems[name](features[name]) for name in self.levels]
         memory = self.project(self.align["memory"](torch.cat([m.flatten(2) for m in maps], 2)))
+        memory = self.norm(memory.transpose(1, 2)).transpose(1, 2)
         places = [positions(m) + level for m, level in zip(maps, self.level, strict=True)]
         return {"memory": memory + torch.cat(places, 1)}
 
