@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from heads.caption import CaptionHead
 from unified.batch import Batch
-from unified.bounds import Count, Name, NonNegative, Share
+from unified.bounds import Count, Name, NonNegative, Part
 from unified.errors import ConfigError
 from unified.kinds.captions import (
     Caption,
@@ -53,6 +53,7 @@ class Captioning(Task):
     name = "caption"
     truth = CaptionAsk
     losses = ("words",)
+    meaning = ("levels", "heads")
 
     def __init__(
         self,
@@ -62,12 +63,12 @@ class Captioning(Task):
         width: Count = 256,
         layers: Count = 3,
         heads: Count = 4,
-        dropout: Share = 0.1,
+        dropout: Part = 0.1,
         pretrained: str | None = None,
-        smoothing: Share = 0.1,
+        smoothing: Part = 0.1,
         max_captions: Count = 128,
         beams: Count = 5,
-        length_penalty: NonNegative = 1.0,
+        length_penalty: Annotated[float, Meta(ge=0, le=10)] = 1.0,
         scst: bool = False,
         view: Name = WEAK,
         loss_weights: Mapping[str, NonNegative] | None = None,
@@ -78,6 +79,10 @@ class Captioning(Task):
             raise ConfigError(
                 f"task.caption.levels: the trunk has no level {unknown[0]}",
                 f"use some of: {', '.join(features)}",
+            )
+        if len(set(levels)) < len(levels):
+            raise ConfigError(
+                f"task.caption.levels=[{','.join(levels)}] names a level twice", "name each once"
             )
         if width % heads or width % 4:
             raise ConfigError(

@@ -25,9 +25,10 @@ from unified.run.callbacks import RampedEMA
 from unified.run.checkpoints import RunCheckpoints
 from unified.run.history import History, read_history
 from unified.run.train import train
+from unified.schema import Config
 from unified.task import Upstream
 from unified.view import ImageMeta
-from unified.weighting import values_of
+from unified.weighting import task_total, values_of
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_one_batch_can_be_learnt(make: Callable) -> None:
         optimizer.zero_grad()
         module.means.reset()
         module.training_step(batch, 0).backward()
-        history.append(module.train_means())
+        history.append(module.train_row())
         optimizer.step()
     for name in ("detection/box", "classification/category", "embedding/contrast"):
         assert history[-1][f"train/{name}"] < 0.8 * history[0][f"train/{name}"], name
@@ -136,7 +137,7 @@ def test_a_task_sees_the_rows_of_its_view(make: Callable) -> None:
     passes = []
     made.model.trunk.register_forward_hook(lambda m, i, o: passes.append(len(i[0])))
     module.training_step(batch, 0)
-    logged = module.train_means()
+    logged = module.train_row()
     assert passes == [8]
     for task, view in (("detection", "strong"), ("stuff", "weak")):
         alone = batch.see(batch.rows([view]))
@@ -144,6 +145,45 @@ def test_a_task_sees_the_rows_of_its_view(make: Callable) -> None:
         losses, _ = made.tasks[task].loss(made.model(alone.images)[task], alone, Upstream())
         for name, value in values_of({task: losses})[1][task].items():
             assert logged[f"train/{task}/{name}"] == pytest.approx(float(value), rel=1e-5)
+
+
+def test_balance_rules_what_reaches_the_trunk(make: Callable) -> None:
+    made = make("task=[detection,stuff]", "weighting=balance", "+weighting.tasks.stuff=0.5")
+    module, batch = made.module(), made.batch(4)
+    made.model.eval()
+    trunk = list(made.model.trunk.parameters())
+    module.training_step(batch, 0).backward()
+    module.on_after_backward()
+    factors = module.weighting.factors()
+    assert module.train_row()["factor/stuff"] == factors["stuff"]
+    assert len({round(factor, 3) for factor in factors.values()} | {1.0, 0.5}) == 4
+    expected = [torch.zeros_like(p) for p in trunk]
+    for name, task in made.tasks.items():
+        losses, _ = task.loss(made.model(batch.images)[name], batch, Upstream())
+        total = task_total(values_of({name: losses})[0][name], task.loss_weights)
+        gradients = torch.autograd.grad(total, trunk, allow_unused=True)
+        for sum_, gradient in zip(expected, gradients, strict=True):
+            if gradient is not None:
+                sum_ += factors[name] * gradient
+    module.zero_grad()
+    module.training_step(batch, 0).backward()
+    whole = torch.cat([p.grad.flatten() for p in trunk])
+    gap = whole - torch.cat([e.flatten() for e in expected])
+    assert gap.norm() < 1e-4 * whole.norm()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_every_precision_trains(
+    precision: str, configure: Callable[..., Config], tmp_path: Path
+) -> None:
+    scores = train(
+        configure(
+            "task=[detection]", f"trainer.precision={precision}", "trainer.max_epochs=1",
+            "trainer.limit_train_batches=2", "trainer.limit_val_batches=1",
+            f"out={tmp_path / 'run'}",
+        )
+    )  # fmt: skip
+    assert "AP" in scores["detection"]
 
 
 class Walk(pl.LightningModule):

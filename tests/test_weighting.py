@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -34,8 +36,8 @@ def test_uncertainty_starts_as_fixed_and_settles_at_the_loss() -> None:
 class Balanced:
     """Two tasks read one pyramid of two levels, each through a factor of its own."""
 
-    def __init__(self, loudness: tuple[float, float], **shares: float) -> None:
-        self.weighting = build_weighting(WeightingConfig("balance", shares), ["a", "b"])
+    def __init__(self, loudness: tuple[float, float], scale: float = 1.0, **shares: float) -> None:
+        self.weighting = build_weighting(WeightingConfig("balance", shares, scale), ["a", "b"])
         self.loudness = dict(zip("ab", loudness, strict=True))
         generator = torch.Generator().manual_seed(0)
         self.pyramid = {
@@ -63,7 +65,7 @@ class Balanced:
             )
             found[task] = torch.cat([g.flatten() for g in gradients[:-1]])
             found[f"{task}*"] = gradients[-1]
-        self.weighting.seen.zero_()
+        self.weighting.squares.zero_()
         self.weighting(losses).backward()
         self.weighting.learn()
         return found
@@ -90,7 +92,7 @@ def test_balance_of_one_task_changes_nothing() -> None:
     case = Balanced((3.0, 1.0))
     first, second = case.step("a"), case.step("a")
     torch.testing.assert_close(first["a"], second["a"])
-    assert float(case.weighting.scales()["a"]) == pytest.approx(1.0)
+    assert case.weighting.factors() == pytest.approx({"a": 1.0, "b": 1.0})
 
 
 def test_balance_learns_nothing_from_gradients_that_overflow() -> None:
@@ -103,13 +105,69 @@ def test_balance_learns_nothing_from_gradients_that_overflow() -> None:
         assert torch.equal(buffer, before[name]), name
 
 
-def test_balance_goes_on_where_it_was() -> None:
-    case, other = Balanced((1.0, 5.0)), Balanced((1.0, 5.0))
+def test_balance_keeps_the_order_of_magnitude() -> None:
+    """Of the sum of norms by share; `scale` multiplies everything."""
+    case, double = Balanced((1.0, 50.0), a=3.0), Balanced((1.0, 50.0), 2.0, a=3.0)
+    first, second = case.step("a", "b"), case.step("a", "b")
+    norms = {task: float(first[task].norm()) for task in "ab"}
+    norms["a"] /= 3  # a share of 3 until more is known
+    common = (3 * norms["a"] + norms["b"]) / 4
+    for task, share in (("a", 3.0), ("b", 1.0)):
+        assert float(second[task].norm()) == pytest.approx(share * common, rel=1e-4)
+    double.step("a", "b")
+    for name, gradient in double.step("a", "b").items():
+        torch.testing.assert_close(gradient, 2 * second[name])
+
+
+def test_balance_of_a_task_that_is_silent_for_long_stays_as_it_was() -> None:
+    case = Balanced((1.0, 4.0))
     for _ in range(3):
         case.step("a", "b")
+    before = case.weighting.factors()
+    for _ in range(2000):
+        case.weighting.squares[0] = case.weighting.mean[0]
+        case.weighting.learn()
+    assert case.weighting.factors() == pytest.approx(before, rel=1e-4)
+
+
+def test_balance_follows_what_changes_slowly() -> None:
+    """Neither the last step alone rules, nor the first ones for ever."""
+    case = Balanced((1.0, 1.0))
+    for _ in range(20):
+        case.step("a", "b")
+    steady = case.weighting.factors()["b"]
+    case.loudness["b"] = 10.0
+    case.step("a", "b")
+    assert 0.3 * steady < case.weighting.factors()["b"] < steady
+    for _ in range(1500):
+        case.weighting.squares.copy_(case.weighting.mean.new_tensor([1.0, 100.0]))
+        case.weighting.learn()
+    factors = case.weighting.factors()
+    assert factors["a"] / factors["b"] == pytest.approx(10.0, rel=1e-3)
+
+
+def test_balance_goes_on_where_it_was() -> None:
+    case, other = Balanced((1.0, 5.0)), Balanced((1.0, 5.0))
+    for loudness in (5.0, 3.0, 20.0):
+        case.loudness["b"] = loudness
+        case.step("a", "b")
     other.weighting.load_state_dict(case.weighting.state_dict())
-    for task, gradient in case.step("a", "b").items():
-        assert torch.equal(gradient, other.step("a", "b")[task])
+    for loudness in (1.0, 7.0):
+        for each in (case, other):
+            each.loudness["b"] = loudness
+        ours, theirs = case.step("a", "b"), other.step("a", "b")
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_every_weighting_says_its_factors() -> None:
+    assert build_weighting(WeightingConfig("fixed", {"b": 3.0}, 2.0), ["a", "b"]).factors() == {
+        "a": 2.0,
+        "b": 6.0,
+    }
+    learned = build_weighting(WeightingConfig("uncertainty"), ["a"])
+    with torch.no_grad():
+        learned.log_variance["a"].fill_(1.0)
+    assert learned.factors()["a"] == pytest.approx(math.exp(-1))
 
 
 def test_names_without_a_weight_count_once() -> None:

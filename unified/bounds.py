@@ -20,6 +20,8 @@ from unified.errors import ConfigError
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 """Part of a whole, or a probability."""
+Part = Annotated[float, Meta(ge=0, lt=1)]
+"""Of a whole, of which something is left."""
 Positive = Annotated[float, Meta(gt=0)]
 Ratio = Annotated[float, Meta(gt=1)]
 NonNegative = Annotated[float, Meta(ge=0)]

@@ -120,12 +120,12 @@ class UnifiedModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.guard.read()
-        self.log_dict(self.train_means())
+        self.log_dict(self.train_row())
 
-    def train_means(self) -> dict[str, float]:
-        """`train/<task>/<loss>` → its mean of this epoch; `scale/<task>` at its end."""
+    def train_row(self) -> dict[str, float]:
+        """`train/<task>/<loss>` → its mean of this epoch; `factor/<task>` of the weighting now."""
         means = {f"train/{name}": value for name, value in self.means.read().items()}
-        return means | {f"scale/{n}": float(v) for n, v in self.weighting.scales().items()}
+        return means | {f"factor/{name}": f for name, f in self.weighting.factors().items()}
 
     # --- Validation ---------------------------------------------------------------------
 
@@ -202,10 +202,12 @@ class UnifiedModule(pl.LightningModule):
         c = self.config.optim
         groups = self.parameter_groups()
         optimizer: torch.optim.Optimizer = (
-            # Fused: hundreds of small tensors cost more one by one than they hold work. With
-            # 16-mixed it would unscale gradients itself, behind the back of clipping.
+            # One by one, hundreds of small tensors cost more than they hold work. Fused, it would
+            # unscale mixed precision's gradients behind the back of clipping.
             torch.optim.AdamW(
-                groups, betas=(c.momentum, 0.999), fused=self.trainer.precision != "16-mixed"
+                groups,
+                betas=(c.momentum, 0.999),
+                fused=True if self.trainer.precision == "32-true" else None,
             )
             if c.name == "adamw"
             else torch.optim.SGD(groups, momentum=c.momentum, nesterov=True)

@@ -208,6 +208,7 @@ class Task(nn.Module):
         loss_weights: loss name → its fixed weight within the task.
         measured: names of arguments that are measured on the data when building, and of the
             head's buffers that hold them; they belong to the data, not to what was learnt.
+        meaning: names of arguments that say what weights mean, and not how many there are.
     """
 
     name: ClassVar[str]
@@ -216,6 +217,7 @@ class Task(nn.Module):
     publishes: ClassVar[tuple[type[Publication], ...]] = ()
     truth: ClassVar[type[Ask]]
     measured: ClassVar[tuple[str, ...]] = ()
+    meaning: ClassVar[tuple[str, ...]] = ()
     losses: ClassVar[tuple[str, ...]]
 
     head: nn.Module

@@ -38,11 +38,16 @@ class WeightingConfig:
 
 
 class FixedWeighting(nn.Module):
-    """Σ_T w_T L_T."""
+    """Σ_T w_T L_T.
 
-    def __init__(self, tasks: Mapping[str, float]) -> None:
+    Args:
+        tasks: task name → w_T.
+        scale: factor on everything.
+    """
+
+    def __init__(self, tasks: Mapping[str, float], scale: float = 1.0) -> None:
         super().__init__()
-        self.tasks = dict(tasks)
+        self.tasks, self.scale = dict(tasks), scale
 
     def enter(self, task: str, features: Features) -> Features:
         """What a task reads of the pyramid."""
@@ -53,18 +58,19 @@ class FixedWeighting(nn.Module):
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Task name → scalar, to one scalar."""
-        return torch.stack([self.tasks[name] * loss for name, loss in losses.items()]).sum()
+        parts = [self.tasks[name] * loss for name, loss in losses.items()]
+        return self.scale * torch.stack(parts).sum()
 
-    def scales(self) -> dict[str, Tensor | float]:
-        """Task name → by what the trunk's gradient of its losses is multiplied now."""
-        return dict(self.tasks)
+    def factors(self) -> dict[str, float]:
+        """Task name → by what its loss's gradient on the trunk is multiplied now."""
+        return {name: self.scale * weight for name, weight in self.tasks.items()}
 
 
 class UncertaintyWeighting(FixedWeighting):
     """Σ_T w_T (exp(-s_T) L_T + s_T) with learned log variances s_T (Kendall et al. 2018, eq. 7)."""
 
-    def __init__(self, tasks: Mapping[str, float]) -> None:
-        super().__init__(tasks)
+    def __init__(self, tasks: Mapping[str, float], scale: float = 1.0) -> None:
+        super().__init__(tasks, scale)
         self.log_variance = nn.ParameterDict({n: nn.Parameter(torch.zeros(())) for n in tasks})
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
@@ -75,39 +81,43 @@ class UncertaintyWeighting(FixedWeighting):
             }
         )
 
-    def scales(self) -> dict[str, Tensor | float]:
-        found = {n: w * torch.exp(-self.log_variance[n].detach()) for n, w in self.tasks.items()}
-        return dict(found)
+    def factors(self) -> dict[str, float]:
+        fixed = super().factors()
+        return {n: f * float(torch.exp(-self.log_variance[n].detach())) for n, f in fixed.items()}
 
 
 class BalanceWeighting(FixedWeighting):
     """Σ_T L_T; gradients are scaled where they enter the pyramid, so that all norms are alike.
 
-    A task's gradient on all levels is multiplied by w_T · N / n_T: n_T is the root of the running
-    mean of its squared norm, and N = Σ w_U n_U / Σ w_U over the tasks that were heard, so that the
-    order of magnitude stays. It costs a norm per task and level, and no further backward pass;
-    heads learn from their own losses as they are. An optimiser that divides by the size of
-    gradients, as AdamW does, lets the loudest task own the step otherwise.
+    What a task's head sends back to all levels is multiplied by w_T · N / n_T: n_T is the root of
+    the running mean of its squared norm, over the steps in which it sent anything, and
+    N = Σ w_U n_U / Σ w_U over the tasks that have, so that the order of magnitude stays. It costs a
+    norm per task and level, and no further backward pass. Heads learn from their own losses as they
+    are, that of a task whose share is 0, too; what a loss sends through another task's head counts
+    as the other's. An optimiser that divides by the size of gradients, as AdamW does, lets the
+    loudest task own the step otherwise.
 
     Args:
         tasks: task name → its share w_T.
+        scale: factor on everything.
         decay: of the running means.
     """
 
-    def __init__(self, tasks: Mapping[str, float], decay: float = 0.99) -> None:
-        super().__init__(tasks)
+    def __init__(self, tasks: Mapping[str, float], scale: float = 1.0, decay: float = 0.99) -> None:
+        super().__init__(tasks, scale)
         self.decay = decay
         self.places = {name: place for place, name in enumerate(tasks)}
+        shares = torch.tensor(list(tasks.values()))
         self.share: Tensor
-        self.register_buffer("share", torch.tensor(list(tasks.values())), persistent=False)
-        self.register_buffer("mean", torch.zeros(len(tasks)))
-        self.register_buffer("steps", torch.zeros(()))
-        self.register_buffer("scale", self.share.clone())
-        self.register_buffer("seen", torch.zeros(len(tasks)), persistent=False)
+        self.register_buffer("share", shares, persistent=False)
+        self.squares: Tensor
+        self.register_buffer("squares", torch.zeros(len(tasks)), persistent=False)
         self.mean: Tensor
+        self.register_buffer("mean", torch.zeros(len(tasks)))
         self.steps: Tensor
-        self.scale: Tensor
-        self.seen: Tensor
+        self.register_buffer("steps", torch.zeros(len(tasks)))
+        self.factor: Tensor
+        self.register_buffer("factor", shares.clone())
 
     def enter(self, task: str, features: Features) -> Features:
         place, entered = self.places[task], {}
@@ -120,31 +130,31 @@ class BalanceWeighting(FixedWeighting):
 
     def _scaled(self, place: int, gradient: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(gradient, dtype=torch.float32)
-        self.seen[place] += norm.square()
-        return gradient * self.scale[place].to(gradient.dtype)
+        self.squares[place] += norm.square()
+        return gradient * self.factor[place].to(gradient.dtype)
 
     @torch.no_grad()
     def learn(self) -> None:
         if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self.seen)
-        # A step whose gradients overflow, or are none, teaches nothing.
-        told = (self.seen.isfinite().all() & (self.seen > 0).any()).to(self.steps.dtype)
-        self.mean.lerp_(self.seen.nan_to_num(0.0, 0.0), (1 - self.decay) * told)
-        self.steps += told
-        self.seen.zero_()
-        norms = (self.mean / (1 - self.decay**self.steps).clamp(min=1e-12)).sqrt()
-        heard = norms > 0
-        common = (self.share * norms).sum() / (self.share * heard).sum().clamp(min=1e-12)
-        self.scale.copy_(torch.where(heard, self.share * common / norms, self.share))
+            dist.all_reduce(self.squares)
+        # A task that sends nothing stays as it was; so do all in a step that overflows.
+        heard = (self.squares > 0) & self.squares.isfinite().all()
+        self.steps += heard
+        weight = (1 / self.steps.clamp(min=1)).clamp(min=1 - self.decay)
+        self.mean.lerp_(torch.where(heard, self.squares, self.mean), weight)
+        self.squares.zero_()
+        norms, known = self.mean.sqrt(), self.steps > 0
+        common = (self.share * norms).sum() / (self.share * known).sum().clamp(min=1e-12)
+        self.factor.copy_(torch.where(known, self.share * common / norms, self.share))
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
-        return torch.stack(list(losses.values())).sum()
+        return self.scale * torch.stack(list(losses.values())).sum()
 
-    def scales(self) -> dict[str, Tensor | float]:
-        return dict(zip(self.tasks, self.scale.unbind(), strict=True))
+    def factors(self) -> dict[str, float]:
+        return {n: self.scale * float(f) for n, f in zip(self.tasks, self.factor, strict=True)}
 
 
-KINDS = {
+WEIGHTINGS = {
     "fixed": FixedWeighting,
     "uncertainty": UncertaintyWeighting,
     "balance": BalanceWeighting,
@@ -162,8 +172,8 @@ def build_weighting(config: WeightingConfig, tasks: list[str]) -> FixedWeighting
         raise ConfigError(
             f"weighting.tasks.{unknown[0]}: no such task in this run", f"use {', '.join(tasks)}"
         )
-    factors = {name: config.scale * float(config.tasks.get(name, 1.0)) for name in tasks}
-    return KINDS[config.kind](factors)
+    own = {name: float(config.tasks.get(name, 1.0)) for name in tasks}
+    return WEIGHTINGS[config.kind](own, float(config.scale))
 
 
 def task_total(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

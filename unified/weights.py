@@ -42,7 +42,7 @@ def rebuild(state: Mapping[str, Any], config: Config) -> tuple[UnifiedModel, Dat
 def without_pretrained(config: Config) -> Config:
     """For a network whose weights are replaced at once: nothing is downloaded for nothing."""
     trunk, *tasks = (
-        {key: value for key, value in part.items() if key != "pretrained"}
+        {**part, "pretrained": type(part["pretrained"])()} if part.get("pretrained") else part
         for part in (config.trunk, *config.task.values())
     )
     return replace(config, trunk=trunk, task=dict(zip(config.task, tasks, strict=True)))
@@ -54,7 +54,7 @@ def fit_exactly(state: Mapping[str, Any], model: UnifiedModel, config: Config) -
     Raises:
         ConfigError: the model is another one.
     """
-    _refuse_measured(model, config, state[ABOUT]["config"])
+    _refuse_changed(model, config, state[ABOUT]["config"])
     fit = Fit(model, network_of(state))
     if fit.differences:
         raise ConfigError(
@@ -66,10 +66,10 @@ def fit_exactly(state: Mapping[str, Any], model: UnifiedModel, config: Config) -
     return fit
 
 
-def _refuse_measured(model: UnifiedModel, config: Config, saved: Mapping[str, Any]) -> None:
-    """What was measured on the training data cannot be said anew of a trained network."""
+def _refuse_changed(model: UnifiedModel, config: Config, saved: Mapping[str, Any]) -> None:
+    """What no tensor's size tells, but a trained network was made with."""
     for name, task in model.named_tasks().items():
-        for key in task.measured:
+        for key in (*task.measured, *task.meaning):
             if config.task[name].get(key) != saved["task"].get(name, {}).get(key):
                 raise ConfigError(
                     f"task.{name}.{key} cannot change a network that is trained: it has its own",

@@ -61,6 +61,8 @@ def test_two_processes_are_one_with_twice_the_batch(
             for name, gradient in theirs.items():
                 gap = (ours[name] - gradient).norm()  # sums of float32 that cancel need room
                 assert gap <= 1e-5 * max(gradient.norm(), 1e-1 * whole), name
+    if "weighting=balance" in overrides:
+        assert one["logged"][-1]["factor/instance"] != one["logged"][0]["factor/instance"] != 1
     memory = next(n for n in one["buffers"] if n.endswith("memory.vectors"))
     count = memory.replace("vectors", "count")
     for process in two:

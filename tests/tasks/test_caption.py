@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -93,34 +93,130 @@ def test_a_tokenizer_of_ones_own_is_taken_from_its_file(
         make(*TASK, "data.sources.captions.tokenizer=nowhere.json")
 
 
-def test_the_decoder_starts_from_one_that_has_learnt_words(tmp_path: Path, make: Callable) -> None:
+@pytest.fixture
+def learnt(tmp_path: Path) -> tuple[Path, list[str]]:
+    """A GPT-2 whose last layer is its own, and the tokenizer that it learnt with, of text only."""
     own = Tokenizer.from_str(trained_on(iter(["one two three"] * 9), 280))
+    text = json.loads(own.to_str())
+    text["added_tokens"] = []
+    text["model"]["vocab"] = {
+        token: number - len(SPECIAL)
+        for token, number in text["model"]["vocab"].items()
+        if token not in SPECIAL
+    }
+    own = Tokenizer.from_str(json.dumps(text))
     own.save(str(tmp_path / "own.json"))
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": own.get_vocab_size()}
-    learnt = GPT2LMHeadModel(GPT2Config(**sizes))
-    learnt.save_pretrained(tmp_path / "learnt")
-    named = f"task.caption.pretrained={tmp_path / 'learnt'}"
-    words = f"data.sources.captions.tokenizer={tmp_path / 'own.json'}"
-    made = make(*TASK, words, named)
-    head = made.tasks["caption"].head
-    for name, value in learnt.transformer.state_dict().items():
-        ours = head.decoder.transformer.state_dict()[name]
-        assert torch.equal(ours, value[: len(ours)]), name
-    assert torch.equal(head.decoder.lm_head.predictor.weight, learnt.lm_head.weight)
-    for wrong, advice in (
-        (["task.caption.width=64", words], "task.caption.width=32"),
-        ([], r"data\.sources\.captions\.tokenizer"),
-        ([words, f"task.caption.pretrained={tmp_path}"], "cannot be had"),
-    ):
-        with pytest.raises(ConfigError, match=advice):
-            make(*TASK, named, *wrong)
-    shutil.rmtree(tmp_path / "learnt")  # a trained network needs it no more
-    tensors = {f"model.{name}": value for name, value in made.model.state_dict().items()}
-    again, _ = rebuild(
-        {ABOUT: describe(made.config, made.spec), "state_dict": tensors}, made.config
+    sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4}
+    marks = dict.fromkeys(("bos_token_id", "eos_token_id"))
+    torch.manual_seed(0)
+    network = GPT2LMHeadModel(
+        GPT2Config(vocab_size=own.get_vocab_size(), tie_word_embeddings=False, **sizes, **marks)
     )
+    network.save_pretrained(tmp_path / "learnt")
+    words = f"data.sources.captions.tokenizer={tmp_path / 'own.json'}"
+    return tmp_path / "learnt", [*TASK, words, f"task.caption.pretrained={tmp_path / 'learnt'}"]
+
+
+def test_the_decoder_starts_from_one_that_has_learnt_words(
+    learnt: tuple[Path, list[str]], make: Callable
+) -> None:
+    """It says of text what the other says, as long as it sees nothing."""
+    folder, overrides = learnt
+    made = make(*overrides, "implicit=none")
+    decoder = made.tasks["caption"].head.decoder.eval()
+    theirs = GPT2LMHeadModel.from_pretrained(folder).eval()
+    count = theirs.config.vocab_size
+    assert len(made.spec.space(CaptionAsk)) == count + len(SPECIAL)
+    for block in decoder.transformer.h:
+        nn.init.zeros_(block.crossattention.c_proj.weight)
+    text = torch.randint(count, (3, 7), generator=torch.Generator().manual_seed(0))
+    ours = decoder(input_ids=text, encoder_hidden_states=torch.randn(3, 5, 32)).logits
+    torch.testing.assert_close(ours[..., :count], theirs(text).logits, rtol=1e-4, atol=1e-5)
+    shutil.rmtree(folder)  # a trained network needs it no more
+    tensors = {f"model.{name}": value for name, value in made.model.state_dict().items()}
+    state = {ABOUT: describe(made.config, made.spec), "state_dict": tensors}
+    again, _ = rebuild(state, made.config)
     for name, value in again.state_dict().items():
         assert torch.equal(value, made.model.state_dict()[name]), name
+
+
+def rewritten(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "overrides", "advice"),
+    [
+        ({}, ["task.caption.width=64"], r"(?s)n_embd .*task\.caption\.width=32"),
+        ({}, ["task.caption.heads=2"], r"(?s)n_head .*task\.caption\.heads=4"),
+        ({"n_layer": 3}, ["task.caption.layers=3"], r"lacks .*h\.2"),
+        ({"activation_function": "relu"}, [], "activation_function relu instead"),
+        ({"model_type": "gpt_neo"}, [], "model_type gpt_neo"),
+        ({}, ["data.sources.captions.tokenizer=null"], r"data\.sources\.captions\.tokenizer"),
+        (None, [], "cannot be had"),
+    ],
+)
+def test_a_decoder_of_another_sort_is_refused(
+    wrong: dict[str, Any] | None,
+    overrides: list[str],
+    advice: str,
+    learnt: tuple[Path, list[str]],
+    make: Callable,
+) -> None:
+    folder, own = learnt
+    if wrong is None:
+        (folder / "model.safetensors").write_bytes(b"nothing")
+    else:
+        rewritten(folder, **wrong)
+    with pytest.raises(ConfigError, match=advice):
+        make(*own, *overrides)
+
+
+def test_no_code_of_a_folder_is_run(
+    learnt: tuple[Path, list[str]], make: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, overrides = learnt
+    rewritten(folder, model_type="other", auto_map={"AutoConfig": "own.Own"})
+    (folder / "own.py").write_text(f"open({str(folder / 'run')!r}, 'w')\nclass Own: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ConfigError, match="cannot be had"):
+        make(*overrides)
+    assert not (folder / "run").exists()
+
+
+def test_a_tokenizer_that_cannot_be_used_is_refused(tmp_path: Path, make: Callable) -> None:
+    key = "data.sources.captions.tokenizer"
+    with pytest.raises(ConfigError, match=r"no file .*tokenizer\.json"):
+        make(*TASK, f"{key}={tmp_path}")
+    tokens = {"[pad]": 0, "one": 1, "two": 2}
+    model = {"type": "WordLevel", "vocab": tokens, "unk_token": "[none]"}
+    for change, advice in (({"vocab": {**tokens, "two": 50}}, "leaves out"), ({}, "cannot read")):
+        own = Tokenizer(
+            models.WordLevel(**{k: v for k, v in (model | change).items() if k != "type"})
+        )
+        own.pre_tokenizer = pre_tokenizers.Whitespace()
+        own.save(str(tmp_path / "tokenizer.json"))
+        with pytest.raises(ConfigError, match=advice):
+            make(*TASK, f"{key}={tmp_path}")
+
+
+def test_a_trained_decoder_keeps_what_its_weights_mean(make: Callable) -> None:
+    made = make(*TASK)
+    tensors = {f"model.{name}": value for name, value in made.model.state_dict().items()}
+    state = {ABOUT: describe(made.config, made.spec), "state_dict": tensors}
+    for change in ("levels=[p5,p4]", "heads=2"):
+        other = make(*TASK, f"task.caption.{change}")
+        with pytest.raises(ConfigError, match=f"task.caption.{change.split('=')[0]} cannot change"):
+            rebuild(state, other.config)
+
+
+def test_a_vocabulary_that_is_there_is_not_made_smaller(make: Callable) -> None:
+    space = make(*TASK).spec.space(CaptionAsk)
+    other = make(*TASK, "data.sources.captions.vocabulary=270")
+    offered = Sources(other.config.data, "train", offered={"captions": space.to_dict()})
+    with pytest.raises(ConfigError, match=f"has learnt {len(space)} tokens"):
+        offered.open("captions")
 
 
 def test_nothing_asks_the_hub(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

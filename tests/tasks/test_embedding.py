@@ -105,7 +105,7 @@ def test_without_identities_two_views_are_needed(make: Callable, coco_mini) -> N
     assert not ids[0] & ids[1]
     module = made.module()
     module.training_step(batch, 0).backward()
-    assert module.train_means()["train/embedding/contrast"] > 0
+    assert module.train_row()["train/embedding/contrast"] > 0
     # Detection learns from the first view alone.
     alone = batch.see(batch.rows(["strong"]))
     made.model.eval()

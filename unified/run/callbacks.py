@@ -70,6 +70,10 @@ class RampedEMA(WeightAveraging):
         count += 1
         self._latest_update_step = trainer.global_step
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._means, self._counts = ([], []), ([], [])  # they would keep the device's memory
+
     # Outside of training, the weights that somebody put into the module are meant.
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -34,6 +34,9 @@ FIX = "an annotation needs id, image_id and caption, a text that is not empty"
 SPECIAL = [PADDING, START, END]
 USUAL, MOST = 99.9, 64
 """The longest caption that is kept: as long as this percentage of them, and so many tokens."""
+NAMED = "name the json file of a tokenizer, its folder, or one of the Hugging Face hub"
+LONG = 2000
+"""Signs of a caption that a tokenizer is trained on, at most."""
 NOTED = 0.01
 """Share of the captions that are cut, above which somebody should know."""
 
@@ -58,7 +61,8 @@ class Captions:
         vocabulary: tokens of the tokenizer that is trained on the captions, at most; at least the
             256 bytes and three that are no text.
         tokenizer: instead of it, one that is trained already: the json file of a
-            `tokenizers.Tokenizer`, or a name, which the Hugging Face hub is asked for.
+            `tokenizers.Tokenizer`, a folder with `tokenizer.json`, or a name, which the Hugging
+            Face hub is asked for.
 
     Attributes:
         first: (images + 1,) int64; image i owns texts `first[i]:first[i + 1]`.
@@ -91,6 +95,12 @@ class Captions:
             self.space = space_of(CaptionAsk, sources.offered[self.kind])
         else:
             self.space = self._space(vocabulary, tokenizer)
+        if tokenizer is None and len(self.space) > vocabulary:
+            raise ConfigError(
+                f"data.sources.captions.vocabulary={vocabulary}, but the network that is there has "
+                f"learnt {len(self.space)} tokens",
+                "leave it out",
+            )
 
     @staticmethod
     def json(sources: Sources) -> Path:
@@ -116,9 +126,15 @@ class Captions:
 
     def _space(self, size: int, tokenizer: str | None) -> Vocabulary:
         own = json_of(tokenizer) if tokenizer else trained_on(self._texts(), size)
-        self.tokens = Vocabulary(own, 1).encode(self._texts())
+        try:
+            self.tokens = Vocabulary(own, 1).encode(self._texts())
+        except Exception as error:  # tokenizers raises nothing more special
+            raise ConfigError(
+                f"data.sources.captions.tokenizer={tokenizer} cannot read these captions: {error}",
+                "use one that knows every sign, as those of bytes do",
+            ) from error
         lengths = np.diff(self.tokens.offsets)
-        longest = int(np.percentile(lengths, USUAL)) if len(lengths) else 1
+        longest = int(np.percentile(lengths, USUAL, method="higher")) if len(lengths) else 1
         return Vocabulary(own, min(max(longest, 1), MOST))
 
     def _texts(self) -> Iterator[str]:
@@ -180,7 +196,8 @@ def trained_on(texts: Iterator[str], size: int) -> str:
     trainer = trainers.BpeTrainer(
         vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    # What has no blanks is one word, and a long one takes the square of its length.
+    tokenizer.train_from_iterator((text[:LONG] for text in texts), trainer)
     return str(tokenizer.to_str())
 
 
@@ -192,14 +209,19 @@ def json_of(name: str) -> str:
     """
     from tokenizers import Tokenizer
 
+    said = f"data.sources.captions.tokenizer={name}"
+    path = Path(name)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file() and (path.exists() or path.suffix == ".json" or path.is_absolute()):
+        raise ConfigError(f"{said}: there is no file {file}", NAMED)
     try:
-        file = Path(name).is_file()
-        tokenizer = Tokenizer.from_file(name) if file else Tokenizer.from_pretrained(name)
+        known = file.is_file()
+        tokenizer = Tokenizer.from_file(str(file)) if known else Tokenizer.from_pretrained(name)
     except Exception as error:  # tokenizers raises nothing more special
-        raise ConfigError(
-            f"data.sources.captions.tokenizer={name} cannot be had: {error}",
-            "name the json file of a tokenizer, or one of the Hugging Face hub",
-        ) from error
+        raise ConfigError(f"{said} cannot be had: {error}", NAMED) from error
+    numbers = tokenizer.get_vocab().values()
+    if max(numbers, default=-1) >= len(numbers):
+        raise ConfigError(f"{said} leaves out numbers below {max(numbers)}", "number all tokens")
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.add_special_tokens(SPECIAL)
