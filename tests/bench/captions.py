@@ -13,21 +13,21 @@ from real import LEARNT
 from results import REAL, ROOT, table, train, write
 
 NAMES = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr-D", "METEOR")
-SMALL = [
-    "task.caption.width=128",
-    "task.caption.layers=2",
-    "task.caption.levels=[p3,p4,p5]",
-    "task.caption.max_captions=48",
-]
-"""Of the trunk's size; three of each image's captions a step, others in the next epoch."""
+SMALL = ["task.caption.width=128", "task.caption.layers=2", "task.caption.dropout=0"]
+"""Of the trunk's size."""
 SHAPES = [
     "experiment=icap",
-    "task=[caption]",
     *SMALL,
-    "trainer.max_epochs=15",
-    "trainer.check_val_every_n_epoch=5",
+    "task.caption.max_captions=40",
+    "task.caption.view=strong",
+    "augment=none",
+    "data.batch_size=8",
+    "optim.lr=0.003",
+    "trainer.max_epochs=12",
+    "trainer.check_val_every_n_epoch=4",
     "logger=none",
 ]
+"""Whole images, so that one view is enough."""
 REWARDED = [
     *SHAPES,
     "task.caption.scst=true",
@@ -39,6 +39,7 @@ REWARDED = [
 VIEWS = [
     "experiment=icap",
     *SMALL,
+    "task.caption.max_captions=24",
     "trainer.max_epochs=8",
     "trainer.check_val_every_n_epoch=8",
     "logger=none",
