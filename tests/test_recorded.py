@@ -47,7 +47,7 @@ def trace(make: Callable, *overrides: str) -> dict[str, Any]:
         batch = next(batches)
         module.on_train_batch_start(batch, step)
         total = module.training_step(batch, step)
-        losses.append(module.train_row())
+        losses.append({k: v for k, v in module.train_row().items() if k.startswith("train/")})
         del losses[-1]["train/loss"]  # the sum of the others
         optimizer.zero_grad()
         total.backward()
