@@ -51,7 +51,16 @@ ARMS = {
 }
 """Eight images a step in each."""
 SEEDS = (0, 1, 2)
-REAL_IMAGES = ["experiment=icap", "task=[caption]", *LEARNT, "task.caption.dropout=0"]
+REAL_IMAGES = [
+    "experiment=icap",
+    "task=[caption]",
+    *LEARNT,
+    "task.caption.dropout=0",
+    "data.batch_size=4",
+    "optim.lr=0.002",
+    "trainer.max_epochs=120",
+    "trainer.check_val_every_n_epoch=30",
+]
 
 
 def row(name: str, results: dict[str, Any]) -> list[str]:
