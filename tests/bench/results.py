@@ -24,8 +24,8 @@ from unified.schema import plain, validate
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("UNIFIED_REAL", ROOT.parent / "shared" / "real"))
 
-OWN = (".out", ".command", ".resume", ".weights")
-"""Keys that say where a run was made, of which files, not what."""
+OWN = (".out", ".command", ".resume", ".weights", ".trainer.enable_progress_bar")
+"""Keys that say where a run was made, of which files, and what was shown meanwhile."""
 COLOUR = [f"augment.strong.{key}" for key in ("hue=0.5", "saturation=0.6", "value=0.4")]
 """For generated data, whose colours say nothing: a network that sees them all learns the rest."""
 
