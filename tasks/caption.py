@@ -44,8 +44,8 @@ class Captioning(Task):
         max_captions: per batch and process that enter the loss; a random choice beyond that.
         beams: followed at a time when a caption is made; 1 is greedy.
         length_penalty: power of the length by which a beam's log-probability is divided.
-        scst: learn from CIDEr-D of sampled captions against greedy ones, one for each image, from a
-            trained network on.
+        scst: learn from CIDEr-D of sampled captions against greedy ones, from a trained network on.
+        samples: captions of each image that are sampled for `scst`.
         view: in which it learns.
         loss_weights: fixed weight of `words`.
     """
@@ -70,6 +70,7 @@ class Captioning(Task):
         beams: Count = 5,
         length_penalty: Annotated[float, Meta(ge=0, le=10)] = 1.0,
         scst: bool = False,
+        samples: Count = 5,
         view: Name = WEAK,
         loss_weights: Mapping[str, NonNegative] | None = None,
     ) -> None:
@@ -101,6 +102,7 @@ class Captioning(Task):
         source = data.source(CaptionAsk) if scst else None
         self.reward = None if source is None else Reward(space, source)
         self.smoothing, self.max_captions = smoothing, max_captions
+        self.samples = samples
         self.beams, self.length_penalty = beams, length_penalty
         self.loss_weights = dict(loss_weights or {})
 
@@ -146,12 +148,15 @@ class Captioning(Task):
         CIDEr-D, which the host computes.
         """
         decoder = self.head.decoder
-        drawn, greedy = sample(decoder, memory, self.marks), search(decoder, memory, self.marks)
-        better = reward(drawn, targets) - reward(greedy, targets)
+        image = torch.arange(len(memory), device=memory.device)
+        several = image.repeat_interleave(self.samples)
+        drawn = sample(decoder, memory[several], self.marks)
+        greedy = search(decoder, memory, self.marks)
+        better = reward(drawn, several, targets) - reward(greedy, image, targets)[several]
         tokens = torch.cat([drawn.new_full((len(drawn), 1), self.marks.start), drawn], 1)
-        logits = self._logits(memory, torch.arange(len(drawn), device=drawn.device), tokens)
+        logits = self._logits(memory, several, tokens)
         surprise = F.cross_entropy(logits.flatten(0, 1), drawn.flatten(), reduction="none")
-        said = (drawn != self.marks.padding) & targets.known[:, None]
+        said = (drawn != self.marks.padding) & targets.known[several, None]
         total = (better[:, None] * surprise.view_as(drawn) * said).sum()
         return Mean(total, said.sum())
 
@@ -195,14 +200,15 @@ class Reward:
     def __deepcopy__(self, memo: dict[int, Any]) -> Reward:
         return self  # what was counted does not change
 
-    def __call__(self, tokens: Tensor, targets: CaptionTargets) -> Tensor:
-        """(B,) scores of captions (B, L) against those of the same inputs."""
-        own: list[list[str]] = [[] for _ in range(len(tokens))]
+    def __call__(self, tokens: Tensor, image: Tensor, targets: CaptionTargets) -> Tensor:
+        """(M,) scores of captions (M, L) of the inputs (M,) against what is told of these."""
+        own: list[list[str]] = [[] for _ in range(len(targets.known))]
         told = self._words(map(self.space.text, targets.tokens[:, 1:].tolist()))
-        for image, text in zip(targets.image.tolist(), told, strict=True):
-            own[image].append(text)
+        for place, text in zip(targets.image.tolist(), told, strict=True):
+            own[place].append(text)
         said = self._words(map(self.space.text, tokens.tolist()))
-        return torch.from_numpy(self.cider.score(said, own)).to(tokens.device, torch.float32)
+        scores = self.cider.score(said, [own[place] for place in image.tolist()])
+        return torch.from_numpy(scores).to(tokens.device, torch.float32)
 
     @staticmethod
     def _words(texts: Iterable[str]) -> list[str]:

@@ -609,26 +609,38 @@ def test_the_reward_is_the_metric(make: Callable) -> None:
     tokens = torch.full((32, 40), space.end)
     for row, own in enumerate(said):
         tokens[row, : len(own)] = torch.from_numpy(own.astype(np.int64))
-    reward = task.reward(tokens, targets)
+    image = torch.arange(32)
+    reward = task.reward(tokens, image, targets)
     metric = CaptionScores(source, java=False)
     metric.update([Caption(row) for row in tokens], batch.metas)
     assert float(reward.mean()) == pytest.approx(metric.compute()["CIDEr-D"], rel=1e-6)
     assert reward.std() > 0
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(task.reward(tokens[order], order, targets), reward[order])
 
 
 def test_better_samples_become_likelier(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make(*TASK, "task.caption.scst=true", "task.caption.dropout=0")
-    task, batch = made.tasks["caption"], made.batch(4)
+    """Two of each image; what is better than the greedy one of its own image."""
+    made = make(*TASK, "task.caption.scst=true", "task.caption.dropout=0", "task.caption.samples=2")
+    task, batch = made.tasks["caption"], made.batch(2)
     made.model.eval()
     memory = made.model(batch.images)["caption"]["memory"].detach()
-    drawn = sample(task.head.decoder, memory, task.marks)
-    good = torch.tensor([1.0, 0.0, -1.0, 0.0])
+    several = torch.tensor([0, 0, 1, 1])
+    drawn = sample(task.head.decoder, memory[several], task.marks)
+    scores = torch.tensor([1.0, 0.0, 2.0, 3.0])  # the greedy ones have 0 and 3
+
+    def reward(tokens: torch.Tensor, image: torch.Tensor, _: object) -> torch.Tensor:
+        if tokens is drawn:
+            assert torch.equal(image, several)
+            return scores
+        return torch.tensor([0.0, 3.0])
+
     monkeypatch.setattr("tasks.caption.sample", lambda *a: drawn)
-    monkeypatch.setattr(task, "reward", lambda t, _: good if t is drawn else torch.zeros(4))
+    monkeypatch.setattr(task, "reward", reward)
 
     def likely() -> torch.Tensor:
         ids = torch.cat([torch.full((4, 1), task.marks.start), drawn], 1)
-        logits = task._logits(memory, torch.arange(4), ids)
+        logits = task._logits(memory, several, ids)
         surprise = F.cross_entropy(logits.flatten(0, 1), drawn.flatten(), reduction="none")
         return -(surprise.view_as(drawn) * (drawn != task.marks.padding)).sum(1)
 
@@ -646,12 +658,12 @@ def test_captions_that_are_no_better_than_greedy_teach_nothing(
     make: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor do those of images without captions count."""
-    made = make(*TASK, "task.caption.scst=true", "task.caption.dropout=0")
+    made = make(*TASK, "task.caption.scst=true", "task.caption.dropout=0", "task.caption.samples=1")
     task, batch = made.tasks["caption"], made.batch(4)
     memory = made.model(batch.images)["caption"]["memory"].detach()
     drawn = sample(task.head.decoder, memory, task.marks)
     monkeypatch.setattr("tasks.caption.sample", lambda *a: drawn)
-    monkeypatch.setattr(task, "reward", lambda tokens, _: torch.ones(len(tokens)))
+    monkeypatch.setattr(task, "reward", lambda tokens, *_: torch.ones(len(tokens)))
     targets = batch.labels["captions"]
     (mean,) = task.loss({"memory": memory}, batch, Upstream())[0].values()
     assert float(mean.total) == 0
