@@ -31,9 +31,9 @@ SHAPES = [
 REWARDED = [
     *SHAPES,
     "task.caption.scst=true",
-    "trainer.max_epochs=2",
+    "trainer.max_epochs=3",
     "trainer.check_val_every_n_epoch=1",
-    "optim.lr=0.0005",
+    "optim.lr=0.0001",
     "optim.warmup_epochs=0.1",
 ]
 VIEWS = [
@@ -98,7 +98,7 @@ def main() -> None:
         "python tests/bench/captions.py",
         [
             "`trunk=tiny`, captions with codes. Generated: scored on 200 held-out images with five "
-            "captions each; these choose the best epoch of three, and of two with self-critical "
+            "captions each; these choose the best epoch of three, and of three with self-critical "
             "training (SCST), which starts from that. coco-mini: 80 real images until they are "
             "learnt, scored on those same images; they teach nothing that generalises.",
             table(header, [
