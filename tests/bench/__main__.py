@@ -22,6 +22,7 @@ for name in (
     "keypoints",
     "longtail",
     "captions",
+    "views",
 ):
     print(f"--- {name}", flush=True)
     subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=True)

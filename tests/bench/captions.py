@@ -1,14 +1,12 @@
-"""Captions: on generated images, alone and beside detection in one view or two, and on coco-mini.
+"""Captions: on generated images, beside detection, then rewarded; and on coco-mini.
 
 python tests/bench/captions.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from real import LEARNT
 from results import REAL, ROOT, table, train, write
 
@@ -36,21 +34,6 @@ REWARDED = [
     "optim.lr=0.0001",
     "optim.warmup_epochs=0.1",
 ]
-VIEWS = [
-    "experiment=icap",
-    *SMALL,
-    "task.caption.max_captions=24",
-    "trainer.max_epochs=8",
-    "trainer.check_val_every_n_epoch=8",
-    "logger=none",
-]
-ARMS = {
-    "two views": ["data.batch_size=16"],
-    "two views, one of a quarter": ["data.batch_size=10", "augment.weak.share=0.25"],
-    "one view": ["data.batch_size=8", "task.caption.view=strong"],
-}
-"""Eight images a step in each."""
-SEEDS = (0, 1, 2)
 REAL_IMAGES = [
     "experiment=icap",
     "task=[caption]",
@@ -69,27 +52,11 @@ def row(name: str, results: dict[str, Any]) -> list[str]:
     return [name, *values, results["scored"]["caption"]["tokeniser"], f"{results['minutes']}"]
 
 
-def spread(runs: Sequence[dict[str, Any]], task: str, name: str) -> str:
-    values = np.array([run["metrics"][task][name] for run in runs], float)
-    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
-
-
 def main() -> None:
     runs = ROOT / "runs"
     alone = train(runs / "captions", *SHAPES)
     rewarded = train(runs / "captions-scst", *REWARDED, f"weights={runs / 'captions'}")
     real = train(runs / "captions-real", *REAL_IMAGES)
-    rows = []
-    for number, (arm, overrides) in enumerate(ARMS.items()):
-        own = [
-            train(runs / f"captions-view{number}-{seed}", *VIEWS, *overrides, f"seed={seed}")
-            for seed in SEEDS
-        ]
-        minutes = np.mean([run["minutes"] for run in own])
-        rows.append(
-            [arm, spread(own, "detection", "AP"), spread(own, "caption", "CIDEr-D"),
-             spread(own, "caption", "BLEU-4"), f"{minutes:.1f}"]
-        )  # fmt: skip
     shown = [o.replace(str(REAL), "$REAL") for o in REAL_IMAGES]
     header = ["images", *NAMES, "tokeniser", "minutes"]
     write(
@@ -107,14 +74,6 @@ def main() -> None:
             ]),
             f"```\nunified train {' '.join(SHAPES)}\nunified train {' '.join(REWARDED)} "
             f"weights=RUN\nunified train {' '.join(shown)}\n```",
-            "## Views",
-            "Detection and captions, equal numbers of steps, of eight images each: captions learn "
-            "from a view of their own, whole and not mirrored; from that of a quarter of a batch's "
-            "images; or from detection's, which is then not mirrored either. Scored once, behind "
-            f"the last epoch, seeds {', '.join(map(str, SEEDS))}: mean ± standard deviation.",
-            table(["views", "box AP", "CIDEr-D", "BLEU-4", "minutes"], rows),
-            f"All begin with `unified train {' '.join(VIEWS)}`; "
-            + "; ".join(f"*{a}*: `{' '.join(o) or '–'}`" for a, o in ARMS.items()),
         ],
     )  # fmt: skip
 
