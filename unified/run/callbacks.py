@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import Tensor
 
 from unified.batch import Batch
 from unified.files import whole
@@ -28,10 +27,14 @@ class RampedEMA(WeightAveraging):
     """
 
     def __init__(self, decay: float, ramp: int) -> None:
-        super().__init__()
-        self.decay, self.ramp = decay, ramp
-        self._means: tuple[list[Tensor], list[Tensor]] = ([], [])
-        self._counts: tuple[list[Tensor], list[Tensor]] = ([], [])
+        def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+            keep = decay * (1 - math.exp(-int(count) / max(ramp, 1)))
+            if averaged[0].is_floating_point():
+                torch._foreach_lerp_(averaged, current, 1 - keep)
+            else:
+                torch._foreach_copy_(averaged, current)
+
+        super().__init__(multi_avg_fn=average)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         # The module is moved to its device later; averages beside it need no copies in between.
@@ -40,39 +43,6 @@ class RampedEMA(WeightAveraging):
         if self._average_model is not None:
             # Counted on the host: reading it must not wait for the device.
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """List what is averaged, and what is counted, once: that costs more than averaging."""
-        assert self._average_model is not None
-        self._means, self._counts = ([], []), ([], [])
-        both = zip(_tensors(self._average_model.module), _tensors(pl_module), strict=True)
-        for average, current in both:
-            lists = self._means if average.is_floating_point() else self._counts
-            lists[0].append(average.detach())
-            lists[1].append(current.detach())
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        if trainer.global_step <= self._latest_update_step:
-            return  # gradients are still gathered
-        assert self._average_model is not None
-        count = self._average_model.n_averaged
-        keep = self.decay * (1 - math.exp(-int(count) / max(self.ramp, 1)))
-        torch._foreach_lerp_(*self._means, 1 - keep)
-        if self._counts[0]:
-            torch._foreach_copy_(*self._counts)
-        count += 1
-        self._latest_update_step = trainer.global_step
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
-        self._means, self._counts = ([], []), ([], [])  # they would keep the device's memory
 
     # Outside of training, the weights that somebody put into the module are meant.
 
@@ -83,10 +53,6 @@ class RampedEMA(WeightAveraging):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_validation_epoch_end(trainer, pl_module)
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    return itertools.chain(module.parameters(), module.buffers())
 
 
 class SavedConfig(Callback):
