@@ -5,12 +5,11 @@ python tests/bench/longtail.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results import COLOUR, REAL, ROOT, evaluate, table, train, write
+from results import COLOUR, REAL, ROOT, evaluate, spread, table, train, write
 
 NAMES = ("AP", "AP50", "AP75", "APr", "APc", "APf", "AR300")
 SHAPES = [
@@ -64,14 +63,6 @@ LVIS = [
 GROUPS = ("APr", "APc", "APf")
 
 
-def spread(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    """Mean ± standard deviation over the seeds, of every number."""
-    values = np.array([[run["metrics"]["longtail"][n] for n in names] for run in runs], float)
-    return [
-        f"{m:.3f} ± {s:.3f}" for m, s in zip(values.mean(0), values.std(0, ddof=1), strict=True)
-    ]
-
-
 def row(name: str, results: dict[str, Any]) -> list[str]:
     own = results["metrics"]["longtail"]
     values = ["–" if own[n] is None else f"{own[n]:.3f}" for n in NAMES]
@@ -87,9 +78,9 @@ def main() -> None:
             for folder, seed in zip(folders, SEEDS, strict=True)
         ]
         minutes = np.mean([run["minutes"] for run in runs])
-        rows.append([arm, *spread(runs, NAMES), f"{minutes:.1f}"])
+        rows.append([arm, *spread(runs, "longtail", *NAMES), f"{minutes:.1f}"])
         again = [evaluate(folder, Path(f"{folder}-learnt"), "data.val=train") for folder in folders]
-        learnt.append([arm, *spread(again, GROUPS)])
+        learnt.append([arm, *spread(again, "longtail", *GROUPS)])
     longer = train(ROOT / "runs" / "longtail-goal", *SHAPES, *GOAL)
     real = train(ROOT / "runs" / "longtail-lvis", *LVIS)
     shown = [o.replace(str(REAL), "$REAL") for o in LVIS]

@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
@@ -46,6 +47,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(c) for c in line) + " |" for line in lines)
+
+
+def spread(runs: Sequence[dict[str, Any]], task: str, *names: str) -> list[str]:
+    """Mean ± standard deviation over the seeds, of every metric."""
+    values = np.array([[run["metrics"][task][name] for name in names] for run in runs], float)
+    return [
+        f"{m:.3f} ± {s:.3f}" for m, s in zip(values.mean(0), values.std(0, ddof=1), strict=True)
+    ]
 
 
 def write(name: str, title: str, command: str, parts: Sequence[str]) -> None:

@@ -5,12 +5,9 @@ python tests/bench/views.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 from captions import SMALL
-from results import ROOT, table, train, write
+from results import ROOT, spread, table, train, write
 
 VIEWS = [
     "experiment=icap",
@@ -29,11 +26,6 @@ ARMS = {
 SEEDS = (0, 1, 2)
 
 
-def spread(runs: Sequence[dict[str, Any]], task: str, name: str) -> str:
-    values = np.array([run["metrics"][task][name] for run in runs], float)
-    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
-
-
 def main() -> None:
     rows = []
     for number, (arm, overrides) in enumerate(ARMS.items()):
@@ -45,8 +37,8 @@ def main() -> None:
         ]
         minutes = np.mean([run["minutes"] for run in own])
         rows.append(
-            [arm, spread(own, "detection", "AP"), spread(own, "caption", "CIDEr-D"),
-             spread(own, "caption", "BLEU-4"), f"{minutes:.1f}"]
+            [arm, *spread(own, "detection", "AP"), *spread(own, "caption", "CIDEr-D", "BLEU-4"),
+             f"{minutes:.1f}"]
         )  # fmt: skip
     write(
         "views",
