@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from heads.dense import DenseHead
+from unified.ops.dense import per_anchor
 from unified.trunks.features import FeatureSpec
 
 
@@ -31,9 +32,9 @@ class KeypointHead(DenseHead):
         self.strides = {name: features[name].stride for name in self.levels}
 
     def of_anchors(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Level → (B, A, K·3, H, W)."""
+        """Level → (B, A, H, W, K·3)."""
         own = {name: outputs[name][:, : self.at_anchors] for name in self.levels}
-        return {name: output.unflatten(1, (self.per_cell, -1)) for name, output in own.items()}
+        return {name: per_anchor(output, self.per_cell) for name, output in own.items()}
 
     def fields(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Level → (B, K, 2, H, W), x and y in cells."""

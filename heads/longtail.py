@@ -73,10 +73,10 @@ class LongTailHead(DenseHead):
         """Per level (B, A, H, W), logits of how well each anchor's box fits what is there."""
         return [outputs[name][:, self.rank :][:, : self.per_cell] for name in self.levels]
 
-    def boxes(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """Per level (B, A, H, W, 4), of its own anchors."""
+    def boxes(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Level → (B, A, H, W, 4), of its own anchors."""
         first = self.rank + self.per_cell
-        return [per_anchor(outputs[name][:, first:], self.per_cell) for name in self.levels]
+        return {name: per_anchor(outputs[name][:, first:], self.per_cell) for name in self.levels}
 
     def of(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors (…, rank) and biases (…) of categories."""

@@ -90,5 +90,5 @@ class Classification(Task):
 def presence(targets: ObjectTargets, classes: int) -> Tensor:
     """(B, classes) float 1 where at least one object, crowds included, is in view."""
     present = torch.zeros(len(targets.known), classes, device=targets.labels.device)
-    present[targets.image, targets.labels] = 1.0
-    return present
+    one = present.new_ones(())
+    return present.index_put((targets.image, targets.labels), one)

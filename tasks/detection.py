@@ -17,7 +17,7 @@ from unified.errors import ConfigError
 from unified.kinds.kind import STRONG
 from unified.kinds.objects import Detections, ObjectAsk, ObjectSource, ObjectTargets
 from unified.ops.anchors import initial_anchors
-from unified.ops.boxes import decode_boxes, inside_any, to_original
+from unified.ops.boxes import inside_any, to_original
 from unified.ops.dense import (
     Anchors,
     DenseBoxes,
@@ -27,7 +27,7 @@ from unified.ops.dense import (
     candidates,
     per_anchor,
 )
-from unified.ops.matching import LevelMatch, match_level
+from unified.ops.matching import match
 from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
 from unified.trunks.features import FeatureSpec
 
@@ -87,7 +87,8 @@ class Detection(Task):
         self.asks = (ObjectAsk(view),)
         self.classes = len(data.space(ObjectAsk))
         self.levels = tuple(features)
-        self.strides = tuple(level.stride for level in features.values())
+        strides = torch.tensor([level.stride for level in features.values()], dtype=torch.float32)
+        self.register_buffer("strides", strides, persistent=False)
         if len(level_balance) != len(self.levels):
             raise ConfigError(
                 f"task.detection.level_balance has {len(level_balance)} numbers, the trunk "
@@ -105,11 +106,13 @@ class Detection(Task):
         self.evaluator = evaluator
         self.loss_weights = _scale_weights(loss_weights or {}, data.image_size, self.classes)
 
+    strides: Tensor
+
     def built(self) -> Sequence[Anchors]:
         return (Anchors(self.levels, self.head.per_cell),)
 
     def shares(self, outputs: Mapping[str, Tensor]) -> Sequence[DenseBoxes]:
-        raw = [per_anchor(outputs[level], self.head.per_cell) for level in self.levels]
+        raw = {name: per_anchor(outputs[name], self.head.per_cell) for name in self.levels}
         return (DenseBoxes(raw, self.head.anchors, self.strides),)
 
     def loss(
@@ -122,53 +125,39 @@ class Detection(Task):
         images without boxes labelled count in no part.
         """
         targets: ObjectTargets = batch.labels["objects"]  # type: ignore[assignment]
-        rows = (~targets.crowd).nonzero().squeeze(1)
-        found, parts = [], []
-        for index, level in enumerate(self.levels):
-            raw = per_anchor(outputs[level], self.head.per_cell)
-            match = match_level(
-                targets.boxes[rows], targets.image[rows], self.head.anchors[index],
-                (raw.shape[2], raw.shape[3]), self.strides[index], self.max_ratio,
-            )  # fmt: skip
-            found.append(match)
-            parts.append(self._level_loss(raw, match, rows[match.target], targets, index))
-        losses = {
-            name: Mean(*(torch.stack(sums) for sums in zip(*own, strict=True)))
-            for name, own in zip(self.losses, zip(*parts, strict=True), strict=True)
-        }
-        return losses, Matches.of_levels(found, rows, self.levels)
-
-    def _level_loss(
-        self, raw: Tensor, match: LevelMatch, target: Tensor, targets: ObjectTargets, index: int
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Total and count of box, objectness and category; `target` are rows of the targets."""
-        place = (match.image, match.anchor, match.y, match.x)
-        chosen = raw[place].float()  # (K, 5 + C)
-        boxes = decode_boxes(
-            chosen[:, :4], torch.stack([match.x, match.y], 1),
-            self.head.anchors[index][match.anchor], self.strides[index],
-        )  # fmt: skip
+        (dense,) = self.shares(outputs)
+        matches = match(targets.boxes, targets.image, ~targets.crowd, dense, self.max_ratio)
+        cells, target = matches.cells, matches.target
+        chosen = cells.gather(dense.raw)  # (K, 5 + C)
+        boxes = dense.decode(chosen, cells)
         box_losses = complete_box_iou_loss(boxes, targets.boxes[target])
         labels = F.one_hot(targets.labels[target], self.classes).float()
-        category = F.binary_cross_entropy_with_logits(chosen[:, 5:], labels, reduction="sum")
+        category = F.binary_cross_entropy_with_logits(chosen[:, 5:], labels, reduction="none")
+        matched = cells.per_level(torch.ones_like(box_losses))
         # Two boxes may claim one anchor: the better prediction counts, whatever the order.
-        goal = torch.zeros(raw.shape[:4], device=raw.device)
-        quality = (1 - box_losses.detach()).clamp(min=0)
-        goal.view(-1).scatter_reduce_(0, _ravel(place, goal.shape), quality, "amax")
-        counted = _counted_cells(targets, goal, self.strides[index])
-        losses = F.binary_cross_entropy_with_logits(raw[..., 4].float(), goal, reduction="none")
-        matched = chosen.new_tensor(len(target))
-        return [
-            (box_losses.sum(), matched),
-            (self.level_balance[index] * (losses * counted).sum(), counted.sum()),
-            (category / self.classes, matched),
-        ]
+        goals = cells.spread((1 - box_losses.detach()).clamp(min=0), dense.raw)
+        return {
+            "box": Mean(cells.per_level(box_losses), matched),
+            "objectness": self._objectness(dense, goals, targets),
+            "category": Mean(cells.per_level(category.sum(1)) / self.classes, matched),
+        }, matches
+
+    def _objectness(
+        self, dense: DenseBoxes, goals: Mapping[str, Tensor], targets: ObjectTargets
+    ) -> Mean:
+        """Of every anchor against level → (B, A, H, W), balanced over levels."""
+        totals, counts = [], []
+        for index, (name, goal) in enumerate(goals.items()):
+            raw = dense.raw[name][..., 4].float()
+            counted = _counted_cells(targets, goal, dense.strides[index])
+            losses = F.binary_cross_entropy_with_logits(raw, goal, reduction="none")
+            totals.append(self.level_balance[index] * (losses * counted).sum())
+            counts.append(counted.sum())
+        return Mean(torch.stack(totals), torch.stack(counts))
 
     def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Kept:
         """Best candidates by score, non-maximum suppression per category."""
-        raw = [per_anchor(outputs[level], self.head.per_cell) for level in self.levels]
-        found = candidates(raw, self.head.anchors, self.strides)
-        return self.suppression.keep(*found, self.levels)
+        return self.suppression.keep(*candidates(*self.shares(outputs)), self.levels)
 
     def finish(self, kept: Kept, batch: Batch, upstream: Upstream) -> list[Detections]:
         """Boxes in original pixels."""
@@ -185,11 +174,10 @@ class Detection(Task):
         return CocoAP(source, self.evaluator)
 
 
-def _counted_cells(targets: ObjectTargets, goal: Tensor, stride: int) -> Tensor:
+def _counted_cells(targets: ObjectTargets, goal: Tensor, stride: Tensor) -> Tensor:
     """(B, A, H, W) 1 where objectness is known: labelled images, not a crowd's background."""
-    crowd = targets.crowd
     b, a, h, w = goal.shape
-    ignored = inside_any(targets.boxes[crowd], targets.image[crowd], b, (h, w), stride)
+    ignored = inside_any(targets.boxes, targets.image, targets.crowd, b, (h, w), stride)
     known = targets.known[:, None, None, None] & (~ignored[:, None] | (goal > 0))
     return known.expand(b, a, h, w).float()
 
@@ -200,11 +188,3 @@ def _scale_weights(weights: Mapping[str, float], size: int, classes: int) -> dic
         "category": classes / REFERENCE_CLASSES,
     }
     return {name: weight * factors.get(name, 1.0) for name, weight in weights.items()}
-
-
-def _ravel(place: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    """Flat indices of multi-dimensional ones."""
-    flat = place[0]
-    for index, size in zip(place[1:], shape[1:], strict=True):
-        flat = flat * size + index
-    return flat

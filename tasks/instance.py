@@ -14,7 +14,7 @@ from unified.kinds.kind import STRONG, Source
 from unified.kinds.masks import MaskAsk, Masks, MaskTargets
 from unified.kinds.objects import ObjectAsk, ObjectTargets, find_objects
 from unified.ops.boxes import to_original
-from unified.ops.dense import Anchors, Cells, Kept, Matches
+from unified.ops.dense import Anchors, Cells, Kept, Matches, per_anchor
 from unified.ops.masks import MaskParts, encode_inside, mask_loss
 from unified.task import DataSpec, Losses, Metric, Task, Upstream
 from unified.trunks.features import FeatureSpec
@@ -81,9 +81,9 @@ class Instance(Task):
         return {"mask": loss}, None
 
     def _coefficients(self, outputs: Mapping[str, Tensor], cells: Cells) -> Tensor:
-        """(K, P) of the anchors that detection chose, from level → (B, A, P, H, W)."""
+        """(K, P) of the anchors that detection chose."""
         count = self.head.per_cell
-        return cells.gather({n: outputs[n].unflatten(1, (count, -1)) for n in self.head.levels})
+        return cells.gather({name: per_anchor(outputs[name], count) for name in self.head.levels})
 
     def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> MaskParts:
         coefficients = self._coefficients(outputs, upstream[Kept].cells)

@@ -102,7 +102,7 @@ class KeypointDetection(Task):
         oks = (-errors[1] / (8 * self.sigmas[labels].square())).exp()
         far = ((1 + errors / TOLERANCE**2).sqrt() - 1).sum(0)
         sure = F.binary_cross_entropy_with_logits(first[..., 2], known, reduction="none")
-        count = area.new_tensor(len(rows))
+        count = area.new_full((), len(rows))
         losses = {
             "similarity": Mean(_mean(1 - oks, known).sum(), count),
             "distance": Mean(_mean(far, known).sum(), count),

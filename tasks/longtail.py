@@ -22,7 +22,7 @@ from unified.ops.balance import Balance
 from unified.ops.boxes import inside_any, to_original
 from unified.ops.dense import Anchors, DenseBoxes
 from unified.ops.losses import focal_gradient, focal_loss
-from unified.ops.matching import match_level
+from unified.ops.matching import match
 from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
 from unified.trunks.features import FeatureSpec
 
@@ -102,7 +102,8 @@ class LongTailRecognition(Task):
         super().__init__()
         self.asks = (FederatedAsk(view),)
         classes = len(data.space(FederatedAsk))
-        self.strides = tuple(level.stride for level in features.values())
+        strides = torch.tensor([level.stride for level in features.values()], dtype=torch.float32)
+        self.register_buffer("strides", strides, persistent=False)
         shared = upstream.get(Anchors)
         if shared is None:
             source: ObjectSource | None = data.source(FederatedAsk)  # type: ignore[assignment]
@@ -124,6 +125,8 @@ class LongTailRecognition(Task):
         self.min_score, self.max_candidates = min_score, max_candidates
         self.nms_iou, self.max_detections = nms_iou, max_detections
         self.loss_weights = dict(loss_weights or {})
+
+    strides: Tensor
 
     def _boxes(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> DenseBoxes:
         """Those of detection, or its own."""
@@ -157,8 +160,8 @@ class LongTailRecognition(Task):
         goal, held = _overlaps(qualities, truth.image[target], anchor, cell, box_losses)
         missed = F.binary_cross_entropy_with_logits(qualities, goal, reduction="none") * held
         return {
-            "category": Mean(category, category.new_tensor(len(once[0]))),
-            "box": Mean(box_losses.sum(), box_losses.new_tensor(len(box_losses))),
+            "category": Mean(category, category.new_full((), len(once[0]))),
+            "box": Mean(box_losses.sum(), box_losses.new_full((), len(box_losses))),
             "quality": Mean(missed.sum(), held.sum()),
         }, None
 
@@ -166,20 +169,11 @@ class LongTailRecognition(Task):
         self, truth: FederatedTargets, dense: DenseBoxes
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(K,) cell among those of all levels, anchor, row of the targets, and CIoU loss."""
-        rows = (~truth.complete).nonzero().squeeze(1)
-        parts, start = [], 0
-        for index, raw in enumerate(dense.raw):
-            height, width = raw.shape[2:4]
-            match = match_level(
-                truth.boxes[rows], truth.image[rows], dense.anchors[index], (height, width),
-                self.strides[index], self.max_ratio,
-            )  # fmt: skip
-            target = rows[match.target]
-            losses = complete_box_iou_loss(dense.at(index, match), truth.boxes[target])
-            parts.append((start + match.y * width + match.x, match.anchor, target, losses))
-            start += height * width
-        cell, anchor, target, losses = (torch.cat(part) for part in zip(*parts, strict=True))
-        return cell, anchor, target, losses
+        matches = match(truth.boxes, truth.image, ~truth.complete, dense, self.max_ratio)
+        cells, target = matches.cells, matches.target
+        boxes = dense.decode(cells.gather(dense.raw), cells)
+        losses = complete_box_iou_loss(boxes, truth.boxes[target])
+        return cells.flat(dense.raw), cells.anchor, target, losses
 
     def _positives(
         self, vectors: Tensor, truth: FederatedTargets, cell: Tensor, target: Tensor
@@ -321,9 +315,10 @@ def _silent(
 
 def _cells_in(boxes: Tensor, row: Tensor, count: int, dense: DenseBoxes) -> Tensor:
     """(count, cells) which cells of all levels lie in boxes (N, 4) that belong to rows (N,)."""
+    every = torch.ones_like(row, dtype=torch.bool)
     found = [
-        inside_any(boxes, row, count, (raw.shape[2], raw.shape[3]), stride)
-        for raw, stride in zip(dense.raw, dense.strides, strict=True)
+        inside_any(boxes, row, every, count, (raw.shape[2], raw.shape[3]), dense.strides[index])
+        for index, raw in enumerate(dense.raw.values())
     ]
     return torch.cat([level.flatten(1) for level in found], 1)
 

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from unified.batch import Batch
+from unified.batch import Batch, positions
 from unified.slots import Slot
 from unified.task import Results, Task, Upstream
 from unified.trunks.layers import ConvNormAct
@@ -107,5 +107,5 @@ class UnifiedModel(nn.Module):
 def _take(features: Mapping[str, Tensor], rows: list[int] | None) -> Mapping[str, Tensor]:
     if rows is None:
         return features
-    chosen = torch.tensor(rows, device=next(iter(features.values())).device)
+    chosen = positions(rows, next(iter(features.values())).device)
     return {name: feature[chosen] for name, feature in features.items()}

@@ -57,7 +57,7 @@ SPACES = {
     kind: {
         "ids": list(range(count)),
         "names": list(map(str, range(count))),
-        "identified": False,
+        "identified": True,
         "things": [index < 80 for index in range(count)],
         "joints": [list(map(str, range(JOINTS)))] * count,
         "skeleton": [[]] * count,
@@ -94,9 +94,9 @@ def make(tasks: str, size: int) -> UnifiedModel:
     return build(config, DataSpec(size, saved=SPACES | {"captions": vocabulary()}))
 
 
-def labelled_batch(size: int) -> Batch:
+def labelled_batch(size: int, count: int = BATCH) -> Batch:
     """Boxes of the cost bench with masks that fill them, and maps of random classes."""
-    batch = make_batch(size, 7 * BATCH)
+    batch = make_batch(size, 7 * count, count)
     side = size // 4  # of the class maps; masks are twice as fine
     cell = torch.arange(size // 2) * 2 + 1
     objects = batch.labels["objects"]
@@ -105,8 +105,8 @@ def labelled_batch(size: int) -> Batch:
     masks = (down[:, :, None] & across[:, None]).to(torch.uint8) * 255
     batch.labels |= {
         "masks": MaskTargets(objects.known, objects.image, objects.keys, masks),
-        "pixels": PixelTargets(objects.known, classes("pixels", side)),
-        "segments": SegmentTargets(objects.known, classes("segments", side)),
+        "pixels": PixelTargets(objects.known, classes("pixels", count, side)),
+        "segments": SegmentTargets(objects.known, classes("segments", count, side)),
         "keypoints": joints_of(objects),
         "federated": federated_of(objects, size),
         "captions": captions_of(objects),
@@ -116,8 +116,9 @@ def labelled_batch(size: int) -> Batch:
 
 def federated_of(objects: ObjectTargets, size: int) -> FederatedTargets:
     """The objects as some of 1,203 categories, in images that were searched for a few."""
-    searched = torch.randint(COUNTS["federated"], (BATCH * SEARCHED,))
-    image = torch.cat([objects.image, torch.arange(BATCH).repeat_interleave(SEARCHED)])
+    images = len(objects.known)
+    searched = torch.randint(COUNTS["federated"], (images * SEARCHED,))
+    image = torch.cat([objects.image, torch.arange(images).repeat_interleave(SEARCHED)])
     whole = torch.tensor([[0.0, 0, size, size]]).expand(len(searched), -1)
     order = image.argsort(stable=True)
     return FederatedTargets(
@@ -131,10 +132,11 @@ def federated_of(objects: ObjectTargets, size: int) -> FederatedTargets:
 
 def captions_of(objects: ObjectTargets) -> CaptionTargets:
     """Sentences of random words."""
-    tokens = torch.zeros(BATCH * TOLD, LONGEST + 2, dtype=torch.long)
+    images = len(objects.known)
+    tokens = torch.zeros(images * TOLD, LONGEST + 2, dtype=torch.long)
     tokens[:, 0], tokens[:, SAID + 1] = SPECIAL.index(START), SPECIAL.index(END)
     tokens[:, 1 : SAID + 1] = torch.randint(len(SPECIAL), WORDS, (len(tokens), SAID))
-    return CaptionTargets(objects.known, torch.arange(BATCH).repeat_interleave(TOLD), tokens)
+    return CaptionTargets(objects.known, torch.arange(images).repeat_interleave(TOLD), tokens)
 
 
 def joints_of(objects: ObjectTargets) -> KeypointTargets:
@@ -147,8 +149,8 @@ def joints_of(objects: ObjectTargets) -> KeypointTargets:
     return KeypointTargets(objects.known, objects.image, objects.keys, labels, joints, areas)
 
 
-def classes(kind: str, side: int) -> torch.Tensor:
-    return torch.randint(COUNTS[kind], (BATCH, side, side), dtype=torch.uint8)
+def classes(kind: str, count: int, side: int) -> torch.Tensor:
+    return torch.randint(COUNTS[kind], (count, side, side), dtype=torch.uint8)
 
 
 def answer(model: UnifiedModel, image: torch.Tensor) -> Callable[[], object]:

@@ -16,16 +16,17 @@ SMALL = ["task.caption.width=128", "task.caption.layers=2", "task.caption.dropou
 SHAPES = [
     "experiment=icap",
     *SMALL,
-    "task.caption.max_captions=40",
+    "task.caption.levels=[p3,p4,p5]",
+    "task.caption.max_captions=16",
     "task.caption.view=strong",
     "augment=none",
     "data.batch_size=8",
     "optim.lr=0.003",
-    "trainer.max_epochs=12",
-    "trainer.check_val_every_n_epoch=4",
+    "trainer.max_epochs=18",
+    "trainer.check_val_every_n_epoch=6",
     "logger=none",
 ]
-"""Whole images, so that one view is enough."""
+"""Whole images, so that one view is enough; p3 sees the ground's texture."""
 REWARDED = [
     *SHAPES,
     "task.caption.scst=true",

@@ -44,18 +44,18 @@ def make(codes: bool) -> UnifiedModel:
     return UnifiedModel(trunk, {"detection": task}).to(memory_format=torch.channels_last)
 
 
-def make_batch(size: int = SIZE, objects: int = 28) -> Batch:
+def make_batch(size: int = SIZE, objects: int = 28, count: int = BATCH) -> Batch:
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, size * 0.6, (objects, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(10, size * 0.4, (objects, 2))], 1)
-    images = torch.randint(0, 255, (BATCH, 3, size, size), dtype=torch.uint8)
+    images = torch.randint(0, 255, (count, 3, size, size), dtype=torch.uint8)
     targets = ObjectTargets(
-        known=torch.ones(BATCH, dtype=torch.bool),
-        image=torch.arange(objects) * BATCH // objects,
+        known=torch.ones(count, dtype=torch.bool),
+        image=torch.arange(objects) * count // objects,
         boxes=torch.tensor(boxes, dtype=torch.float32),
         labels=torch.arange(objects) % 80,
         crowd=torch.zeros(objects, dtype=torch.bool),
-        identities=torch.arange(objects),
+        identities=torch.arange(objects) // 2,
         keys=torch.arange(objects),
     )
     return Batch(images.contiguous(memory_format=torch.channels_last), [], {"objects": targets})

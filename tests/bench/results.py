@@ -40,7 +40,8 @@ def machine() -> str:
             s.split(":")[1].strip() for s in info.read_text().splitlines() if "model name" in s
         ]
         cpu = names[0] if names else cpu
-    return f"{os.cpu_count()} cores of {cpu}, torch {torch.__version__}, {date.today()}"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} cores of {cpu}{gpu}, torch {torch.__version__}, {date.today()}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -12,17 +12,18 @@ from results import ROOT, spread, table, train, write
 VIEWS = [
     "experiment=icap",
     *SMALL,
-    "task.caption.max_captions=24",
-    "trainer.max_epochs=8",
-    "trainer.check_val_every_n_epoch=8",
+    "task.caption.max_captions=96",
+    "trainer.max_epochs=10",
+    "trainer.check_val_every_n_epoch=10",
+    "trainer.precision=32-true",
     "logger=none",
 ]
 ARMS = {
-    "two views": ["data.batch_size=16"],
-    "two views, one of a quarter": ["data.batch_size=10", "augment.weak.share=0.25"],
-    "one view": ["data.batch_size=8", "task.caption.view=strong"],
+    "two views": ["data.batch_size=64"],
+    "two views, one of a quarter": ["data.batch_size=40", "augment.weak.share=0.25"],
+    "one view": ["data.batch_size=32", "task.caption.view=strong"],
 }
-"""Eight images a step in each."""
+"""32 images a step in each."""
 SEEDS = (0, 1, 2)
 
 
@@ -45,7 +46,7 @@ def main() -> None:
         "Captions and detection in one view or two",
         "python tests/bench/views.py",
         [
-            "`trunk=tiny`, generated images, equal numbers of steps, of eight images each: captions "
+            "`trunk=tiny`, generated images, equal numbers of steps, of 32 images each: captions "
             "learn from a view of their own, whole and not mirrored; from that of a quarter of a "
             "batch's images; or from detection's, which is then not mirrored either. Scored once, "
             f"behind the last epoch, seeds {', '.join(map(str, SEEDS))}: mean ± standard deviation.",

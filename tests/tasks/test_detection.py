@@ -10,8 +10,8 @@ from tasks.detection import Detection
 from unified.batch import Batch
 from unified.errors import ConfigError, DataError
 from unified.kinds.objects import ObjectSpace, ObjectTargets
-from unified.ops.dense import Matches, Suppression, candidates, per_anchor
-from unified.ops.matching import LevelMatch, match_level
+from unified.ops.dense import Cells, DenseBoxes, Matches, Suppression, candidates
+from unified.ops.matching import match
 from unified.task import DataSpec, Upstream
 from unified.trunks.features import Level
 from unified.view import ImageMeta, View, letterbox
@@ -79,72 +79,97 @@ def test_boxes_of_all_anchors_are_those_that_are_decoded() -> None:
         for name, level in FEATURES.items()
     }
     (dense,) = task.shares(outputs)
-    raw = [per_anchor(outputs[level], task.head.per_cell) for level in task.levels]
-    boxes, _, cells = candidates(raw, task.head.anchors, task.strides)
-    for index, level in enumerate(raw):
-        own = (cells[:, 0] == index).nonzero().squeeze(1)
-        match = LevelMatch(torch.full_like(own, 2), *cells[own, 1:].T, own)
-        torch.testing.assert_close(dense.at(index, match), boxes[2, own])
+    boxes, _, cells = candidates(dense)
+    for index, level in enumerate(dense.raw.values()):
+        own = cells[:, 0] == index
         per_anchor_boxes = boxes[:, own].view(3, task.head.per_cell, -1, 4)
         best = level[..., 4].flatten(2).argmax(1)
         wanted = per_anchor_boxes.gather(1, best[:, None, :, None].expand(-1, -1, -1, 4))[:, 0]
         which = level[..., 4].argmax(1)
         torch.testing.assert_close(dense.per_cell(index, which), wanted)
+    # Cells in any order, of all levels.
+    order = torch.randperm(len(cells))
+    level, anchor, y, x = cells[order].unbind(1)
+    places = Cells(torch.full_like(level, 2), level, anchor, y, x, task.levels)
+    found = places.gather(dense.raw)
+    torch.testing.assert_close(dense.decode(found, places), boxes[2, order])
+
+
+def test_cells_are_read_written_and_counted_level_by_level() -> None:
+    """Against one cell after the other; a level is never written by cells of another."""
+    generator = torch.Generator().manual_seed(0)
+    maps = {"p3": torch.rand(2, 3, 8, 6, 5), "p4": torch.rand(2, 3, 4, 3, 5)}
+    places = []
+    for _ in range(40):
+        level = int(torch.randint(2, (), generator=generator))
+        size = list(maps.values())[level].shape[:4]
+        places.append([level, *(int(torch.randint(n, (), generator=generator)) for n in size)])
+    level, image, anchor, y, x = torch.tensor(places).unbind(1)
+    cells = Cells(image, level, anchor, y, x, tuple(maps))
+    values = torch.rand(len(places), generator=generator)
+    wanted = {name: torch.zeros(level.shape[:4]) for name, level in maps.items()}
+    for (index, *place), value in zip(places, values, strict=True):
+        goal = list(wanted.values())[index]
+        goal[tuple(place)] = max(goal[tuple(place)], value)
+    spread = cells.spread(values, maps)
+    assert all(torch.equal(spread[name], goal) for name, goal in wanted.items())
+    read = [list(maps.values())[index][tuple(place)] for index, *place in places]
+    assert torch.equal(cells.gather(maps), torch.stack(read))
+    own = [
+        sum(v for (level, *_), v in zip(places, values, strict=True) if level == n) for n in (0, 1)
+    ]
+    torch.testing.assert_close(cells.per_level(values), torch.stack(own))
+    flat = torch.cat([level.flatten(2, 3) for level in maps.values()], 2)
+    assert torch.equal(flat[image, anchor, cells.flat(maps)], torch.stack(read))
+
+
+def matched(box: list[float], anchor: float, cells: int) -> Matches:
+    """Of one box and one anchor on one level of stride 8."""
+    raw = {"p3": torch.zeros(1, 1, cells, cells, 4)}
+    dense = DenseBoxes(raw, torch.full((1, 1, 2), anchor), torch.tensor([8.0]))
+    one = torch.ones(1, dtype=torch.bool)
+    return match(torch.tensor([box]), torch.zeros(1, dtype=torch.long), one, dense, 4.0)
 
 
 def test_a_box_matches_its_cell_and_two_neighbours() -> None:
-    boxes = torch.tensor([[30.0, 42.0, 42.0, 54.0]])  # centre (36, 48): cell (4.5, 6.0) at stride 8
-    match = match_level(
-        boxes, torch.zeros(1, dtype=torch.long), torch.tensor([[12.0, 12.0]]), (16, 16), 8, 4.0
-    )
-    cells = set(zip(match.x.tolist(), match.y.tolist(), strict=True))
+    found = matched([30.0, 42.0, 42.0, 54.0], 12.0, 16)  # centre (36, 48): cell (4.5, 6.0)
+    cells = set(zip(found.cells.x.tolist(), found.cells.y.tolist(), strict=True))
     assert cells == {(4, 6), (5, 6), (4, 5)}
 
 
-@pytest.mark.parametrize(("side", "matched"), [(39.0, 1), (41.0, 0)])
-def test_the_side_ratio_limits_matching(side: float, matched: int) -> None:
-    boxes = torch.tensor([[50.0, 50.0, 50.0 + side, 60.0]])
-    match = match_level(
-        boxes, torch.zeros(1, dtype=torch.long), torch.tensor([[10.0, 10.0]]), (16, 16), 8, 4.0
-    )
-    assert (len(match.target) > 0) == bool(matched)
+@pytest.mark.parametrize(("side", "count"), [(39.0, 1), (41.0, 0)])
+def test_the_side_ratio_limits_matching(side: float, count: int) -> None:
+    found = matched([50.0, 50.0, 50.0 + side, 60.0], 10.0, 16)
+    assert (len(found.target) > 0) == bool(count)
 
 
 def test_cells_outside_of_the_image_are_left_out() -> None:
-    boxes = torch.tensor([[0.0, 0.0, 6.0, 6.0]])
-    match = match_level(
-        boxes, torch.zeros(1, dtype=torch.long), torch.tensor([[6.0, 6.0]]), (4, 4), 8, 4.0
-    )
-    assert match.x.tolist() == [0]
-    assert match.y.tolist() == [0]
+    for box, place in (([0.0, 0.0, 6.0, 6.0], 0), ([26.0, 26.0, 32.0, 32.0], 3)):
+        found = matched(box, 6.0, 4)
+        assert (found.cells.x.tolist(), found.cells.y.tolist()) == ([place], [place])
 
 
 def ideal_outputs(task: Detection, batch: Batch) -> dict[str, torch.Tensor]:
     """Outputs that say exactly what the targets are, at every cell responsible for them."""
     outputs = empty_outputs()
+    truth = batch.labels["objects"]
+    (dense,) = task.shares(outputs)
+    counted = torch.ones(len(truth.boxes), dtype=torch.bool)
+    matches = match(truth.boxes, truth.image, counted, dense, 4.0)
     for index, (name, spec) in enumerate(FEATURES.items()):
-        outputs[name].view(1, 3, 8, *outputs[name].shape[2:])[:, :, 4:] = -12.0
-        anchors = task.head.anchors[index]
-        match = match_level(
-            batch.labels["objects"].boxes,
-            batch.labels["objects"].image,
-            anchors,
-            outputs[name].shape[2:],
-            spec.stride,
-            4.0,
-        )
         view = outputs[name].view(1, 3, 8, *outputs[name].shape[2:])
-        boxes = batch.labels["objects"].boxes[match.target]
+        view[:, :, 4:] = -12.0
+        own = matches.cells.level == index
+        cells, target = matches.cells.of(own), matches.target[own]
+        boxes = truth.boxes[target]
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2 / spec.stride
-        cell = torch.stack([match.x, match.y], 1)
-        unit_xy = (centre - cell + 0.5) / 2
-        unit_wh = ((boxes[:, 2:] - boxes[:, :2]) / anchors[match.anchor]).sqrt() / 2
+        unit_xy = (centre - torch.stack([cells.x, cells.y], 1) + 0.5) / 2
+        sizes = task.head.anchors[index][cells.anchor]
+        unit_wh = ((boxes[:, 2:] - boxes[:, :2]) / sizes).sqrt() / 2
         raw = torch.logit(torch.cat([unit_xy, unit_wh], 1).clamp(1e-6, 1 - 1e-6))
-        view[0, match.anchor, :4, match.y, match.x] = raw
-        view[0, match.anchor, 4, match.y, match.x] = 12.0
-        view[
-            0, match.anchor, 5 + batch.labels["objects"].labels[match.target], match.y, match.x
-        ] = 12.0
+        view[0, cells.anchor, :4, cells.y, cells.x] = raw
+        view[0, cells.anchor, 4, cells.y, cells.x] = 12.0
+        view[0, cells.anchor, 5 + truth.labels[target], cells.y, cells.x] = 12.0
     return outputs
 
 

@@ -21,7 +21,7 @@ from unified.view import ImageMeta, letterbox
 
 
 def test_cells_gather_what_lies_there() -> None:
-    maps = {"p3": torch.rand(2, 2, 3, 8, 8), "p4": torch.rand(2, 2, 3, 4, 4)}
+    maps = {"p3": torch.rand(2, 2, 8, 8, 3), "p4": torch.rand(2, 2, 4, 4, 3)}
     cells = Cells(
         image=torch.tensor([0, 1, 1]),
         level=torch.tensor([0, 1, 0]),
@@ -31,7 +31,7 @@ def test_cells_gather_what_lies_there() -> None:
         levels=("p3", "p4"),
     )
     p3, p4 = maps["p3"], maps["p4"]
-    expected = torch.stack([p3[0, 1, :, 2, 5], p4[1, 0, :, 3, 0], p3[1, 1, :, 7, 1]])
+    expected = torch.stack([p3[0, 1, 2, 5], p4[1, 0, 3, 0], p3[1, 1, 7, 1]])
     assert torch.equal(cells.gather(maps), expected)
     maps["p3"] = maps["p3"].bfloat16()  # autocast, and a code on one level only
     torch.testing.assert_close(cells.gather(maps), expected, atol=0.01, rtol=0.01)

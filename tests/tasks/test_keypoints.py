@@ -321,8 +321,8 @@ def learnt(made: Any, batch: Any) -> tuple[Any, dict, Upstream]:
         centre = (torch.stack([cells.x[index], cells.y[index]]) + 0.5) * task.head.strides[name]
         size = made.tasks["detection"].head.anchors[cells.level[index], cells.anchor[index]]
         said = torch.cat([(joints[:, :2] - centre) / size, (joints[:, 2:] > 0) * 80.0 - 40], 1)
-        place = cells.image[index], cells.anchor[index]
-        own[name][(*place, slice(None), cells.y[index], cells.x[index])] = said.flatten()
+        place = cells.image[index], cells.anchor[index], cells.y[index], cells.x[index]
+        own[name][place] = said.flatten()
     return task, raw, upstream
 
 
@@ -448,7 +448,7 @@ def test_joints_that_a_category_does_not_have_teach_nothing(make: Callable) -> N
 
     before = losses()
     for name, anchors in task.head.of_anchors(raw).items():
-        anchors.unflatten(2, (task.head.joints, 3))[:, :, few:] += 3.0
+        anchors.unflatten(4, (task.head.joints, 3))[..., few:, :] += 3.0
         task.head.fields(raw)[name][:, few:] += 1.0
     assert losses() == pytest.approx(before)
     task.has[:, few:] = 1

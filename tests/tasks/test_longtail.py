@@ -27,8 +27,9 @@ from unified.kinds.federated import FederatedAsk, FederatedLabel, FederatedTarge
 from unified.metrics.lvis_ap import NAMES, LvisAP
 from unified.ops.balance import Balance
 from unified.ops.boxes import decode_boxes
+from unified.ops.dense import DenseBoxes
 from unified.ops.losses import focal_gradient, focal_loss
-from unified.ops.matching import match_level
+from unified.ops.matching import match
 from unified.task import Upstream
 from unified.view import ImageMeta, View, compose, letterbox
 from unified.weighting import values_of
@@ -292,14 +293,14 @@ def logits_of(made: Any, batch: Any) -> tuple[list[tuple[int, float, torch.Tenso
         own = truth.image == row
         objects, searched = own & ~truth.complete, own & truth.complete
         positives = set()
-        for index, (level, stride) in enumerate(zip(head.levels, task.strides, strict=True)):
-            match = match_level(
-                truth.boxes[objects], truth.image[objects] * 0, head.anchors[index],
-                tuple(outputs[level].shape[2:]), stride, task.max_ratio,
-            )  # fmt: skip
-            labels = truth.labels[objects][match.target].tolist()
-            cells = (match.y.tolist(), match.x.tolist(), labels, match.target.tolist())
-            positives |= {(index, *cell) for cell in zip(*cells, strict=True)}
+        dense = DenseBoxes(head.boxes(outputs), head.anchors, task.strides)
+        matches = match(
+            truth.boxes[objects], truth.image[objects] * 0, objects[objects], dense, task.max_ratio
+        )
+        cells = matches.cells
+        labels = truth.labels[objects][matches.target].tolist()
+        each = (cells.level.tolist(), cells.y.tolist(), cells.x.tolist(), labels)
+        positives = set(zip(*each, matches.target.tolist(), strict=True))
         for index, y, x, label, _ in positives:
             vector = outputs[head.levels[index]][row, : head.rank, y, x]
             found.append((label, 1.0, vector @ head.of(label)[0] + head.of(label)[1]))
@@ -387,8 +388,8 @@ def test_the_quality_of_a_box_is_its_overlap(make: Callable) -> None:
     cell, anchor, target, missed = task._match(truth, task._boxes(outputs, Upstream()))
     goal = torch.zeros(2, head.per_cell, *torch.cat(head.vectors(outputs), 1).shape[1:2])
     held = torch.zeros_like(goal[:, 0], dtype=torch.bool)
-    for match in zip(truth.image[target].tolist(), anchor, cell, missed.tolist(), strict=True):
-        image, a, c, loss_of_box = match
+    for one in zip(truth.image[target].tolist(), anchor, cell, missed.tolist(), strict=True):
+        image, a, c, loss_of_box = one
         goal[image, a, c] = max(float(goal[image, a, c]), 1 - loss_of_box)
         held[image, c] = True
     pulled = torch.cat([o.grad.flatten(2) for o in outputs.values()], 2)
@@ -423,7 +424,7 @@ def test_a_cell_keeps_the_box_that_fits_best(make: Callable) -> None:
         head.categories.bias.fill_(-20.0)
         head.categories.weight[7] = 1.0
         raw[level][0, : head.rank, y, x] = 22.0 / head.rank
-        own = head.boxes(raw)[1][0, :, y, x]
+        own = list(head.boxes(raw).values())[1][0, :, y, x]
         own += torch.randn_like(own)
         kept = task.keep(raw, Upstream())
     assert kept.labels.tolist()[0] == 7

@@ -8,7 +8,7 @@ from torch import Tensor
 from unified.view import ImageMeta
 
 
-def decode_boxes(raw: Tensor, grid_xy: Tensor, anchors: Tensor, stride: int) -> Tensor:
+def decode_boxes(raw: Tensor, grid_xy: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
     """Network numbers to boxes, as YOLOR decodes them.
 
     `xy = (2σ(t) − 0.5 + cell)·stride`, `wh = (2σ(t))²·anchor`.
@@ -17,13 +17,13 @@ def decode_boxes(raw: Tensor, grid_xy: Tensor, anchors: Tensor, stride: int) -> 
         raw: (…, 4) box outputs.
         grid_xy: (…, 2) cell column and row.
         anchors: (…, 2) width and height in pixels.
-        stride: pixels per cell.
+        strides: (…, 1) or () pixels per cell.
 
     Returns:
         (…, 4) `x1 y1 x2 y2` in pixels, float32.
     """
     unit = raw.float().sigmoid()
-    centre = (2 * unit[..., :2] - 0.5 + grid_xy) * stride
+    centre = (2 * unit[..., :2] - 0.5 + grid_xy) * strides
     half = (2 * unit[..., 2:]).square() * anchors / 2
     return torch.cat([centre - half, centre + half], -1)
 
@@ -53,13 +53,19 @@ def points_to_original(points: Tensor, meta: ImageMeta) -> Tensor:
 
 
 def inside_any(
-    boxes: Tensor, image: Tensor, batch: int, grid: tuple[int, int], stride: int
+    boxes: Tensor,
+    image: Tensor,
+    counted: Tensor,
+    batch: int,
+    grid: tuple[int, int],
+    stride: Tensor,
 ) -> Tensor:
     """Which cells' centres lie in one of the boxes: (batch, H, W) bool.
 
     Args:
         boxes: (N, 4) in pixels.
         image: (N,) position in the batch.
+        counted: (N,) bool, which boxes are meant; the others hold nothing.
         batch: number of images.
         grid: (H, W) of the level.
         stride: pixels per cell.
@@ -68,6 +74,6 @@ def inside_any(
     x = (torch.arange(width, device=boxes.device) + 0.5) * stride
     y = (torch.arange(height, device=boxes.device) + 0.5) * stride
     across = (x >= boxes[:, 0:1]) & (x <= boxes[:, 2:3])
-    down = (y >= boxes[:, 1:2]) & (y <= boxes[:, 3:4])
+    down = (y >= boxes[:, 1:2]) & (y <= boxes[:, 3:4]) & counted[:, None]
     hits = (down[:, :, None] & across[:, None, :]).float()
     return hits.new_zeros(batch, height, width).index_add_(0, image, hits) > 0

@@ -13,7 +13,6 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from unified.ops.boxes import decode_boxes
-from unified.ops.matching import LevelMatch
 from unified.task import Publication
 
 
@@ -54,15 +53,50 @@ class Cells:
         )  # fmt: skip
 
     def gather(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """Read (K, C) vectors, float32, from per-level maps (B, A, C, H, W)."""
-        first = maps[self.levels[0]]
-        out = first.new_zeros(len(self.image), first.shape[2], dtype=torch.float32)
+        """Read (K, C) vectors, float32, from per-level maps (B, A, H, W, C)."""
+        # Every level is read at all of them: which are its own only the device knows.
+        first, *others = (maps[name][self._within(maps[name])].float() for name in self.levels)
+        for index, found in enumerate(others, 1):
+            first = torch.where((self.level == index)[:, None], found, first)
+        return first
+
+    def spread(self, values: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The largest of (K,) values at every anchor, 0 where there is none.
+
+        Args:
+            values: not negative.
+            maps: level → (B, A, H, W, …), which say how large the level is.
+
+        Returns:
+            Level → (B, A, H, W), float32.
+        """
+        spread = {}
         for index, name in enumerate(self.levels):
-            rows = (self.level == index).nonzero().squeeze(1)
-            # Advanced indices around a slice put the gathered axis first: (k, C).
-            place = self.image[rows], self.anchor[rows], slice(None), self.y[rows], self.x[rows]
-            out[rows] = maps[name][place].float()
-        return out
+            out = values.new_zeros(maps[name].shape[:4])
+            place = _ravel(self._within(maps[name]), out.shape)
+            own = torch.where(self.level == index, values, 0.0)
+            out.view(-1).scatter_reduce_(0, place, own, "amax")
+            spread[name] = out
+        return spread
+
+    def per_level(self, values: Tensor) -> Tensor:
+        """(levels,) sums of (K,) values."""
+        return values.new_zeros(len(self.levels)).index_add(0, self.level, values)
+
+    def flat(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """(K,) number of the cell among those of all levels (B, A, H, W, …), row by row."""
+        number, start = torch.zeros_like(self.x), 0
+        for index, name in enumerate(self.levels):
+            height, width = maps[name].shape[2:4]
+            own = start + self.y * width + self.x
+            number = torch.where(self.level == index, own, number)
+            start += height * width
+        return number
+
+    def _within(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Places in a level (B, A, H, W, …); those of other levels are moved into it."""
+        height, width = level.shape[2:4]
+        return self.image, self.anchor, self.y.clamp(max=height - 1), self.x.clamp(max=width - 1)
 
 
 @dataclass(frozen=True)
@@ -74,50 +108,32 @@ class Matches(Publication):
     cells: Cells
     target: Tensor
 
-    @classmethod
-    def of_levels(
-        cls, found: Sequence[LevelMatch], rows: Tensor, levels: tuple[str, ...]
-    ) -> Matches:
-        """Matches per level as one list; `rows` (M,) are the targets that were matched."""
-        level = [torch.full_like(match.image, i) for i, match in enumerate(found)]
-        cells = Cells(
-            image=torch.cat([match.image for match in found]),
-            level=torch.cat(level),
-            anchor=torch.cat([match.anchor for match in found]),
-            y=torch.cat([match.y for match in found]),
-            x=torch.cat([match.x for match in found]),
-            levels=levels,
-        )
-        return cls(cells, rows[torch.cat([match.target for match in found])])
-
 
 @dataclass(frozen=True)
 class DenseBoxes(Publication):
     """Of outputs: a box at every anchor, of whatever category.
 
     Attributes:
-        raw: per level (B, A, H, W, 4 or more), of which the first four are the box's.
+        raw: level → (B, A, H, W, 4 or more), of which the first four are the box's.
         anchors: (levels, A, 2) in input pixels.
-        strides: input pixels per cell.
+        strides: (levels,) input pixels per cell.
     """
 
     same_rows = True
 
-    raw: Sequence[Tensor]
+    raw: Mapping[str, Tensor]
     anchors: Tensor
-    strides: Sequence[int]
+    strides: Tensor
 
-    def at(self, level: int, match: LevelMatch) -> Tensor:
-        """(K, 4) boxes in input pixels, at the anchors of some matches."""
-        chosen = self.raw[level][match.image, match.anchor, match.y, match.x]
-        grid = torch.stack([match.x, match.y], 1)
-        return decode_boxes(
-            chosen[:, :4], grid, self.anchors[level][match.anchor], self.strides[level]
-        )
+    def decode(self, chosen: Tensor, cells: Cells) -> Tensor:
+        """(K, 4) boxes in input pixels, of what is said of them at some cells, (K, 4 or more)."""
+        grid = torch.stack([cells.x, cells.y], 1)
+        sizes = self.anchors[cells.level, cells.anchor]
+        return decode_boxes(chosen[:, :4], grid, sizes, self.strides[cells.level, None])
 
     def per_cell(self, level: int, which: Tensor) -> Tensor:
         """(B, H·W, 4) boxes in input pixels, of the anchor (B, H, W) chosen in each cell."""
-        raw = self.raw[level][..., :4]
+        raw = list(self.raw.values())[level][..., :4]
         y, x = torch.meshgrid(
             *(torch.arange(n, device=raw.device) for n in which.shape[1:]), indexing="ij"
         )
@@ -148,30 +164,35 @@ def per_anchor(output: Tensor, per_cell: int) -> Tensor:
     return output.view(b, per_cell, -1, h, w).permute(0, 1, 3, 4, 2)
 
 
-def candidates(
-    raw: Sequence[Tensor], anchors: Tensor, strides: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
+def candidates(dense: DenseBoxes) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes (B, N, 4), scores (B, N, C) and cells (N, 4) as level, anchor, y, x.
 
     Args:
-        raw: per level (B, A, H, W, 5 + C): box, objectness, classes.
-        anchors: (levels, A, 2) in input pixels.
-        strides: input pixels per cell.
+        dense: of which each anchor says box, objectness and classes, 5 + C.
     """
     boxes, scores, cells = [], [], []
-    for index, level in enumerate(raw):
+    for index, level in enumerate(dense.raw.values()):
         b, a, h, w, _ = level.shape
         anchor, y, x = torch.meshgrid(
             *(torch.arange(n, device=level.device) for n in (a, h, w)), indexing="ij"
         )
-        sizes = anchors[index].view(1, a, 1, 1, 2)
-        decoded = decode_boxes(level[..., :4], torch.stack([x, y], -1), sizes, strides[index])
+        sizes = dense.anchors[index].view(1, a, 1, 1, 2)
+        grid = torch.stack([x, y], -1)
+        decoded = decode_boxes(level[..., :4], grid, sizes, dense.strides[index])
         boxes.append(decoded.reshape(b, -1, 4))
         score = level[..., 4:5].float().sigmoid() * level[..., 5:].float().sigmoid()
         scores.append(score.reshape(b, -1, score.shape[-1]))
         place = torch.stack([torch.full_like(y, index), anchor, y, x], -1)
         cells.append(place.reshape(-1, 4))
     return torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(cells)
+
+
+def _ravel(place: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    """Flat indices of multi-dimensional ones."""
+    flat = place[0]
+    for index, size in zip(place[1:], shape[1:], strict=True):
+        flat = flat * size + index
+    return flat
 
 
 @dataclass(frozen=True)

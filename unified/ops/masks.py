@@ -91,7 +91,7 @@ def mask_loss(
     logits = torch.bmm(slots, basis)[row, slot]
     goal = truth.flatten(1)[row]
     total = F.binary_cross_entropy_with_logits(logits, goal, reduction="sum")
-    return Mean(total, total.new_tensor(goal.numel()))
+    return Mean(total, total.new_full((), goal.numel()))
 
 
 def _position_in_group(group: Tensor) -> Tensor:
