@@ -101,6 +101,7 @@ class Captioning(Task):
         )  # fmt: skip
         source = data.source(CaptionAsk) if scst else None
         self.reward = None if source is None else Reward(space, source)
+        self.relearns = "scst" if scst else ""
         self.smoothing, self.max_captions = smoothing, max_captions
         self.samples = samples
         self.beams, self.length_penalty = beams, length_penalty

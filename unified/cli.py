@@ -19,7 +19,7 @@ from unified import __version__
 from unified.classes import class_at
 from unified.errors import ConfigError, Stopped, UserError
 from unified.files import cannot_write
-from unified.overrides import apart, check_choices, quoted
+from unified.overrides import apart, check_choices, of_saved, quoted
 
 USAGE = """\
 unified: one network learns many vision tasks at once, with implicit knowledge (YOLOR).
@@ -110,7 +110,7 @@ def main() -> None:
     except UserError as error:
         _fail(error)
     # Hydra's parser stops at an override that stands behind an option.
-    sys.argv = [sys.argv[0], f"command={command}", *overrides, *options]
+    sys.argv = [sys.argv[0], f"command={command}", *of_saved(overrides), *options]
     _compose_and_run()
     if JOBS:
         from unified.run.sweep import print_sweep

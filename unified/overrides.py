@@ -70,3 +70,13 @@ def check_choices(arguments: Sequence[str]) -> None:
                 raise ConfigError(
                     f"{override.key_or_group}={name} is unknown", f"use one of: {', '.join(known)}"
                 )
+
+
+def of_saved(overrides: Sequence[str]) -> list[str]:
+    """The same, where a checkpoint or a run says which tasks there are.
+
+    Hydra knows those of the defaults alone: a key of another one is added for it to be taken.
+    """
+    if not any(o.startswith(("ckpt=", "resume=")) and not o.endswith("=null") for o in overrides):
+        return list(overrides)
+    return [f"++{o}" if o.startswith("task.") else o for o in overrides]

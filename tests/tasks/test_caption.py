@@ -736,6 +736,12 @@ def test_a_run_says_what_it_sees(small: list[str], run_command: Callable, tmp_pa
     (row,) = json.loads((tmp_path / "said" / "predictions.json").read_text())
     assert row["caption"] == load(tmp_path / "run").predict(photo)["caption"].text
     assert "found" not in done.stdout
+    # The default tasks do not include captions; the checkpoint's do.
+    greedy = ("task.caption.beams=1", "task.caption.length_penalty=0.5")
+    run_command("eval", "ckpt=run", *greedy, "out=greedy", cwd=tmp_path)
+    about = run_command("info", "ckpt=run", "task.caption.beams=none", cwd=tmp_path, check=False)
+    assert "task.caption.beams=none" in about.stderr
+    assert "Hydra" not in about.stderr + about.stdout
     run_command(
         "train", *small, *TASK, "trainer=smoke", "trainer.max_epochs=1", "logger=none",
         "weights=run", "task.caption.scst=true", "out=rewarded", cwd=tmp_path,

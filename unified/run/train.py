@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from unified.run.resume import last_of, refuse_another
 from unified.run.stop import StopOnSignal
 from unified.run.trainer import make_trainer, validate
 from unified.schema import Config, plain
-from unified.task import DataSpec
+from unified.task import DataSpec, Task
 from unified.weights import fit_exactly, start_from, without_pretrained
 
 GONE = ("Connection closed", "Connection reset", "timed out", "Timed out", "timeout", "NCCL")
@@ -87,16 +88,33 @@ def _built(config: Config, state: dict[str, Any] | None) -> tuple[UnifiedModule,
     kept = None if state is None else spaces_of(state)
     spec = DataSpec(config.data.image_size, sources.open, kept)
     model = build(config if state is None else without_pretrained(config), spec)
+    tasks = model.named_tasks()
     if state is not None:
         fit_exactly(state, model, config)
-    elif start is not None:
+    else:
+        _refuse_untrained(tasks, offered or {})
+    if start is not None:
         start_from(str(config.weights), start, model, spec.spaces)
-    tasks = model.named_tasks()
     data = DataModule(config.data, config.augment, tasks, spec.spaces, sources, config.seed)
     module = UnifiedModule(config, model, spec, data.val_split.sources)
     if state is not None:
         refuse_another(state, module)
     return module, data
+
+
+def _refuse_untrained(tasks: Mapping[str, Task], known: Collection[str]) -> None:
+    """Refuse to learn from what a task does already where it has learnt nothing yet.
+
+    Raises:
+        ConfigError: the weights that training starts from, if any, do not know its kind.
+    """
+    for name, task in tasks.items():
+        if task.relearns and task.truth.kind not in known:
+            raise ConfigError(
+                f"task.{name}.{task.relearns} learns from what a trained {name} task says, and "
+                "there is none",
+                "train without it first, then start from that run: weights=RUN",
+            )
 
 
 def _learn(
