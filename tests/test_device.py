@@ -41,7 +41,7 @@ def on_gpu(
 def test_a_run_is_scored_alike_on_both_devices(
     on_gpu: Path, run_command: Callable, tmp_path: Path
 ) -> None:
-    """Up to the order of sums: scores that decide nothing may tie."""
+    """Up to a few things: a network that has learnt nothing gives scores that nearly tie."""
     scores = []
     for device in ("cpu", "gpu"):
         options = (f"trainer.accelerator={device}", "trainer.precision=32-true")
@@ -50,7 +50,7 @@ def test_a_run_is_scored_alike_on_both_devices(
     for task, metrics in scores[0].items():
         for name, value in metrics.items():
             if isinstance(value, float):
-                assert scores[1][task][name] == pytest.approx(value, abs=5e-3), (task, name)
+                assert scores[1][task][name] == pytest.approx(value, abs=0.05), (task, name)
 
 
 def test_a_training_goes_on(on_gpu: Path, run_command: Callable) -> None:
