@@ -41,11 +41,12 @@ class Captioning(Task):
             has saved, or a name, which the Hugging Face hub is asked for; captions are then read by
             its tokenizer, `data.sources.captions.tokenizer`.
         smoothing: share of the probability that is spread over all tokens in training.
-        max_captions: per batch and process that enter the loss; a random choice beyond that.
+        max_captions: per batch and process that enter the loss, sampled ones apart; a random choice
+            beyond that.
         beams: followed at a time when a caption is made; 1 is greedy.
         length_penalty: power of the length by which a beam's log-probability is divided.
-        scst: learn from CIDEr-D of sampled captions against greedy ones, from a trained network on.
-        samples: captions of each image that are sampled for `scst`.
+        scst: learn from CIDEr-D of sampled captions, from a trained network on.
+        samples: captions of each image that are sampled for `scst`, and compared.
         view: in which it learns.
         loss_weights: fixed weight of `words`.
     """
@@ -54,6 +55,7 @@ class Captioning(Task):
     truth = CaptionAsk
     losses = ("words",)
     meaning = ("levels", "heads")
+    relearns = "scst"
 
     def __init__(
         self,
@@ -67,10 +69,10 @@ class Captioning(Task):
         pretrained: str | None = None,
         smoothing: Part = 0.1,
         max_captions: Count = 128,
-        beams: Count = 5,
+        beams: Annotated[int, Meta(ge=1, le=100)] = 5,
         length_penalty: Annotated[float, Meta(ge=0, le=10)] = 1.0,
         scst: bool = False,
-        samples: Count = 5,
+        samples: Annotated[int, Meta(ge=2, le=100)] = 5,
         view: Name = WEAK,
         loss_weights: Mapping[str, NonNegative] | None = None,
     ) -> None:
@@ -101,7 +103,6 @@ class Captioning(Task):
         )  # fmt: skip
         source = data.source(CaptionAsk) if scst else None
         self.reward = None if source is None else Reward(space, source)
-        self.relearns = "scst" if scst else ""
         self.smoothing, self.max_captions = smoothing, max_captions
         self.samples = samples
         self.beams, self.length_penalty = beams, length_penalty
@@ -143,23 +144,24 @@ class Captioning(Task):
         return image, tokens
 
     def _reinforce(self, memory: Tensor, targets: CaptionTargets, reward: Reward) -> Mean:
-        """Sampled captions become likelier by how much better they are than greedy ones.
+        """Sampled captions become likelier by how much better they are than others of their image.
 
-        −(r(sampled) − r(greedy)) log p(sampled) (Rennie et al. 2017, SCST, equation 6); r is
+        −(r(w) − b) log p(w) (Rennie et al. 2017, SCST, equation 6) with b the mean reward of the
+        image's other samples (Luo 2020, "A better variant of self-critical sequence training").
+        The greedy caption, which b was in the former, is better than nearly all samples of a
+        network that has learnt smoothed targets: all that is said would become less likely. r is
         CIDEr-D, which the host computes.
         """
-        decoder = self.head.decoder
-        image = torch.arange(len(memory), device=memory.device)
-        several = image.repeat_interleave(self.samples)
-        drawn = sample(decoder, memory[several], self.marks)
-        greedy = search(decoder, memory, self.marks)
-        better = reward(drawn, several, targets) - reward(greedy, image, targets)[several]
+        image = torch.arange(len(memory), device=memory.device).repeat_interleave(self.samples)
+        drawn = sample(self.head.decoder, memory[image], self.marks)
+        rewards = reward(drawn, image, targets).view(-1, self.samples)
+        others = (rewards.sum(1, keepdim=True) - rewards) / (self.samples - 1)
+        better = (rewards - others).view(-1, 1)
         tokens = torch.cat([drawn.new_full((len(drawn), 1), self.marks.start), drawn], 1)
-        logits = self._logits(memory, several, tokens)
+        logits = self._logits(memory, image, tokens)
         surprise = F.cross_entropy(logits.flatten(0, 1), drawn.flatten(), reduction="none")
-        said = (drawn != self.marks.padding) & targets.known[several, None]
-        total = (better[:, None] * surprise.view_as(drawn) * said).sum()
-        return Mean(total, said.sum())
+        said = (drawn != self.marks.padding) & targets.known[image, None]
+        return Mean((better * surprise.view_as(drawn) * said).sum(), said.sum())
 
     def _logits(self, memory: Tensor, image: Tensor, tokens: Tensor) -> Tensor:
         """(M, L - 1, words) float32: what comes next, behind each of the tokens (M, L)."""

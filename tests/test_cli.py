@@ -320,7 +320,11 @@ def test_plain_ddp_on_two_processes(
         (["resume=nowhere"], "nowhere", "folder"),
         (["+task.detection.anchor=auto"], "task.detection.anchor", "anchors"),
         (["data.image_size=100"], "100", "96"),
-        (["task=[caption]", "task.caption.scst=true"], "task.caption.scst", "weights=RUN"),
+        (
+            ["task=[caption]", "task.caption.scst=true", "data.root=nowhere"],
+            "task.caption.scst",
+            "weights=RUN",
+        ),
     ],
 )
 def test_bad_requests_name_culprit_and_fix(

@@ -58,7 +58,7 @@ class Batch:
 
 def positions(rows: list[int], device: torch.device) -> Tensor:
     """Rows as an index on a device, which is not waited for."""
-    index = torch.tensor(rows)
+    index = torch.tensor(rows, dtype=torch.long)
     if device.type == "cuda":
         index = index.pin_memory()
     return index.to(device, non_blocking=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.resources import files
@@ -29,11 +29,15 @@ GIVEN = {"trunk": ("image_size",), "task": ("features", "data", "upstream")}
 """Arguments that are no configuration."""
 
 
-def check(config: Config) -> None:
+def check(config: Config, trained: Collection[str]) -> None:
     """Refuse tasks and arguments that no data could make right, before any data is read.
 
+    Args:
+        config: of the run.
+        trained: names of the tasks that the weights know which training starts from.
+
     Raises:
-        ConfigError: as `build` does.
+        ConfigError: as `build` does, or a task would learn from what it cannot do yet.
     """
     classes = {name: _class_of(name, part) for name, part in config.task.items()}
     order_tasks(classes)
@@ -42,6 +46,12 @@ def check(config: Config) -> None:
     for name, cls in classes.items():
         own = checked_arguments(f"task.{name}", cls, _arguments(config.task[name]), GIVEN["task"])
         _check_weights(name, cls, own.get("loss_weights") or {})
+        if cls.relearns and own.get(cls.relearns) and name not in trained:
+            raise ConfigError(
+                f"task.{name}.{cls.relearns} learns from what a trained {name} task does, and "
+                "there is none",
+                "train without it first, then start from that run: weights=RUN",
+            )
     if config.implicit.decoder is not None:
         _decoders(config.implicit)
     build_weighting(config.weighting, list(classes))

@@ -31,7 +31,8 @@ unified: one network learns many vision tasks at once, with implicit knowledge (
 
 examples
   unified train                                   three tasks with codes on generated shapes
-  unified train experiment=jde                    det jdc ijdc jde ijde seg iseg ipose ilvis icap
+  unified train experiment=jde                    det jdc ijdc jde ijde seg iseg
+                                                  ipose ilvis icap mtl imtl
   unified train task=[detection,classification] implicit=none
   unified train trunk=yolor_csp data=coco data.root=DIR trainer.devices=4 trainer.strategy=ddp
   unified train resume=runs/unified/2026-01-31_12-00-00

@@ -206,11 +206,11 @@ class Task(nn.Module):
         checks: what its decoding reads of validation batches, and in which view.
         losses: names of its losses.
         loss_weights: loss name → its fixed weight within the task.
-        relearns: name of the argument by which it learns from what it does already, so that it
-            cannot start anew; empty where it can.
         measured: names of arguments that are measured on the data when building, and of the
             head's buffers that hold them; they belong to the data, not to what was learnt.
         meaning: names of arguments that say what weights mean, and not how many there are.
+        relearns: name of an argument that, where it is true, lets it learn from what it does
+            already, so that it cannot start anew; empty without such.
     """
 
     name: ClassVar[str]
@@ -220,13 +220,13 @@ class Task(nn.Module):
     truth: ClassVar[type[Ask]]
     measured: ClassVar[tuple[str, ...]] = ()
     meaning: ClassVar[tuple[str, ...]] = ()
+    relearns: ClassVar[str] = ""
     losses: ClassVar[tuple[str, ...]]
 
     head: nn.Module
     asks: tuple[Ask, ...]
     checks: tuple[Ask, ...] = ()
     loss_weights: Mapping[str, float]
-    relearns: str = ""
 
     @property
     def views(self) -> tuple[str, ...]:

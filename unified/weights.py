@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,9 @@ def fit_exactly(state: Mapping[str, Any], model: UnifiedModel, config: Config) -
     Raises:
         ConfigError: the model is another one.
     """
-    _refuse_changed(model, config, state[ABOUT]["config"])
+    tasks = model.named_tasks()
+    known = {name: (*task.measured, *task.meaning) for name, task in tasks.items()}
+    _refuse_changed(known, config, state[ABOUT]["config"])
     fit = Fit(model, network_of(state))
     if fit.differences:
         raise ConfigError(
@@ -66,27 +68,35 @@ def fit_exactly(state: Mapping[str, Any], model: UnifiedModel, config: Config) -
     return fit
 
 
-def _refuse_changed(model: UnifiedModel, config: Config, saved: Mapping[str, Any]) -> None:
-    """What no tensor's size tells, but a trained network was made with."""
-    for name, task in model.named_tasks().items():
-        for key in (*task.measured, *task.meaning):
+def _refuse_changed(
+    known: Mapping[str, Sequence[str]], config: Config, saved: Mapping[str, Any]
+) -> None:
+    """What no tensor's size tells, but trained weights were made with.
+
+    Args:
+        known: task → names of such arguments.
+        config: of the model at hand.
+        saved: the configuration of the weights.
+    """
+    for name, keys in known.items():
+        for key in keys:
             if config.task[name].get(key) != saved["task"].get(name, {}).get(key):
                 raise ConfigError(
                     f"task.{name}.{key} cannot change a network that is trained: it has its own",
-                    f"leave task.{name}.{key} out",
+                    f"leave task.{name}.{key} as it was there",
                 )
 
 
 def start_from(
-    path: str, state: Mapping[str, Any], model: UnifiedModel, spaces: Mapping[str, Space]
+    config: Config, state: Mapping[str, Any], model: UnifiedModel, spaces: Mapping[str, Space]
 ) -> None:
     """Take what fits from a checkpoint, before training; new tasks and codes start anew.
 
     What tasks measure on their data, as anchors, stays that of the data at hand.
 
     Args:
-        path: the file, or a run folder, for messages.
-        state: what `read_checkpoint` gives of it.
+        config: of the model, with the file or run folder that it starts from, `weights`.
+        state: what `read_checkpoint` gives of that.
         model: that takes the weights; what it could not take is listed in the log.
         spaces: kind → what the model's numbers mean.
 
@@ -94,10 +104,11 @@ def start_from(
         ConfigError: something else than a task or a code is new, of another shape, or left over,
             or the classes are others.
     """
-    tasks = model.named_tasks()
+    path, tasks = str(config.weights), model.named_tasks()
     measured = {f"tasks.{t}.head.{key}" for t, task in tasks.items() for key in task.measured}
     fit = Fit(model, {n: t for n, t in network_of(state).items() if n not in measured}, measured)
-    shared = {t for t in tasks if any(_task_of(n) == t for n in fit.tensors)}
+    shared = tasks_of(fit.tensors) & set(tasks)
+    _refuse_changed({name: tasks[name].meaning for name in shared}, config, state[ABOUT]["config"])
     _refuse_other_spaces(path, [tasks[name] for name in shared], spaces, spaces_of(state))
     refused = {
         name: how
@@ -186,6 +197,11 @@ def listed(differences: Mapping[str, str]) -> str:
 def is_code(name: str) -> bool:
     """Whether a tensor of the model belongs to what fills a slot."""
     return "code" in name.split(".")
+
+
+def tasks_of(names: Iterable[str]) -> set[str]:
+    """The tasks whose heads have some of these tensors."""
+    return {task for name in names if (task := _task_of(name)) is not None}
 
 
 def _task_of(name: str) -> str | None:

@@ -7,7 +7,9 @@ import logging
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,12 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 THREE = "task=[detection,classification,embedding]"
 
 
+def start(file: Path, made: Any) -> None:
+    """As a training with `weights=FILE` does."""
+    config = replace(made.config, weights=str(file))
+    start_from(config, read_checkpoint(file), made.model, made.spec.spaces)
+
+
 def equal(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> set[str]:
     """Names of a model's tensors that are those of a file."""
     return {n for n, t in model.state_dict().items() if n in tensors and torch.equal(t, tensors[n])}
@@ -31,7 +39,7 @@ def test_weights_of_the_same_network_are_all_taken(trained: Path, make: Callable
     for file in (trained / "best.ckpt", trained / "last.ckpt", trained):
         tensors = network_of(read_checkpoint(file))
         made = make(THREE)
-        start_from(str(file), read_checkpoint(file), made.model, made.spec.spaces)
+        start(file, made)
         assert equal(made.model, tensors) == set(tensors)
 
 
@@ -44,7 +52,7 @@ def test_new_tasks_and_codes_start_anew_and_are_listed(
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     tensors = network_of(read_checkpoint(trained))
     with caplog.at_level(logging.INFO):
-        start_from(str(trained), read_checkpoint(trained), model, made.spec.spaces)
+        start(trained, made)
     same = equal(model, tensors)
     assert {n for n in tensors if n.startswith("trunk.")} <= same
     assert any(name.startswith("tasks.detection.head.") for name in same)
@@ -73,7 +81,7 @@ def test_weights_of_another_network_are_refused(
     model = made.model
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ConfigError, match=culprit) as refused:
-        start_from(str(trained), read_checkpoint(trained), model, made.spec.spaces)
+        start(trained, made)
     assert "in the network" in str(refused.value) or "in the file" in str(refused.value)
     assert equal(model, fresh) == set(fresh), "nothing is taken halfway"
 
@@ -98,7 +106,7 @@ def test_anchors_stay_those_of_the_data_at_hand(trained: Path, make: Callable) -
     made = make("task=[detection]", "data.image_size=128")
     head = made.model.named_tasks()["detection"].head
     fresh = head.anchors.clone()
-    start_from(str(trained), read_checkpoint(trained), made.model, made.spec.spaces)
+    start(trained, made)
     assert torch.equal(head.anchors, fresh)
     saved = network_of(read_checkpoint(trained))["tasks.detection.head.anchors"]
     torch.testing.assert_close(fresh, 2 * saved, rtol=0.05, atol=0.5)
@@ -116,7 +124,7 @@ def test_weights_for_other_classes_are_refused(
         file.write_text(json.dumps(document))
     made = make("task=[detection]", f"data.root={root}")
     with pytest.raises(ConfigError, match=r"other objects than these.*teapot"):
-        start_from(str(trained), read_checkpoint(trained), made.model, made.spec.spaces)
+        start(trained, made)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,8 @@ from unified.run.resume import last_of, refuse_another
 from unified.run.stop import StopOnSignal
 from unified.run.trainer import make_trainer, validate
 from unified.schema import Config, plain
-from unified.task import DataSpec, Task
-from unified.weights import fit_exactly, start_from, without_pretrained
+from unified.task import DataSpec
+from unified.weights import fit_exactly, start_from, tasks_of, without_pretrained
 
 GONE = ("Connection closed", "Connection reset", "timed out", "Timed out", "timeout", "NCCL")
 """What backends say when they wait for a process that is no more."""
@@ -78,10 +77,11 @@ def train(config: Config) -> dict[str, Any]:
 
 def _built(config: Config, state: dict[str, Any] | None) -> tuple[UnifiedModule, DataModule]:
     """Network and data, which fit each other and the state to go on with."""
-    check(config)
+    start = read_checkpoint(config.weights) if config.weights and state is None else None
+    trained = state or start
+    check(config, {} if trained is None else tasks_of(network_of(trained)))
     prepare(config.data)
     pl.seed_everything(config.seed, workers=False, verbose=False)
-    start = read_checkpoint(config.weights) if config.weights and state is None else None
     offered = None if start is None else spaces_of(start)
     sources = Sources(config.data, config.data.train, offered=offered)
     # A run that goes on keeps what its numbers mean.
@@ -91,30 +91,13 @@ def _built(config: Config, state: dict[str, Any] | None) -> tuple[UnifiedModule,
     tasks = model.named_tasks()
     if state is not None:
         fit_exactly(state, model, config)
-    else:
-        _refuse_untrained(tasks, offered or {})
-    if start is not None:
-        start_from(str(config.weights), start, model, spec.spaces)
+    elif start is not None:
+        start_from(config, start, model, spec.spaces)
     data = DataModule(config.data, config.augment, tasks, spec.spaces, sources, config.seed)
     module = UnifiedModule(config, model, spec, data.val_split.sources)
     if state is not None:
         refuse_another(state, module)
     return module, data
-
-
-def _refuse_untrained(tasks: Mapping[str, Task], known: Collection[str]) -> None:
-    """Refuse to learn from what a task does already where it has learnt nothing yet.
-
-    Raises:
-        ConfigError: the weights that training starts from, if any, do not know its kind.
-    """
-    for name, task in tasks.items():
-        if task.relearns and task.truth.kind not in known:
-            raise ConfigError(
-                f"task.{name}.{task.relearns} learns from what a trained {name} task says, and "
-                "there is none",
-                "train without it first, then start from that run: weights=RUN",
-            )
 
 
 def _learn(
