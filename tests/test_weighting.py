@@ -33,6 +33,32 @@ def test_uncertainty_starts_as_fixed_and_settles_at_the_loss() -> None:
     assert learned == pytest.approx({"a": 4.0, "b": 0.25}, rel=1e-2)
 
 
+def test_the_slower_a_loss_falls_the_more_it_weighs() -> None:
+    """Against equation 7, by hand; two epochs have to be known."""
+    weighting = build_weighting(WeightingConfig("dwa", {"b": 3.0}), ["a", "b"])
+    losses = {"a": torch.tensor(1.0), "b": torch.tensor(10.0)}
+    weighting.end_epoch({"a": 4.0, "b": 10.0})
+    assert float(weighting(losses)) == 31
+    weighting.end_epoch({"a": 1.0, "b": 9.0})
+    share = math.exp(0.25 / 2) / (math.exp(0.25 / 2) + math.exp(0.9 / 2))
+    assert weighting.factors() == pytest.approx({"a": 2 * share, "b": 3 * 2 * (1 - share)})
+    assert float(weighting(losses)) == pytest.approx(2 * share + 60 * (1 - share))
+    copied = build_weighting(WeightingConfig("dwa", {"b": 3.0}), ["a", "b"])
+    copied.load_state_dict(weighting.state_dict())  # as a resumed run does
+    for one in (weighting, copied):
+        one.end_epoch({"a": 1.0, "b": 4.5})
+    assert copied.factors() == weighting.factors()
+    assert weighting.factors()["a"] > weighting.factors()["b"] / 3
+
+
+@pytest.mark.parametrize("earlier", [0.0, math.nan])
+def test_a_loss_that_says_nothing_of_its_speed_weighs_as_one_that_stands(earlier: float) -> None:
+    weighting = build_weighting(WeightingConfig("dwa"), ["a", "b"])
+    weighting.end_epoch({"a": earlier, "b": 1.0})
+    weighting.end_epoch({"a": 2.0, "b": 1.0})
+    assert weighting.factors() == pytest.approx({"a": 1.0, "b": 1.0})
+
+
 class Balanced:
     """Two tasks read one pyramid of two levels, each through a factor of its own."""
 

@@ -121,11 +121,23 @@ class UnifiedModule(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         self.guard.read()
         self.log_dict(self.train_row())
+        self.weighting.end_epoch(self._epoch_totals())
 
     def train_row(self) -> dict[str, float]:
         """`train/<task>/<loss>` → its mean of this epoch; `factor/<task>` of the weighting now."""
         means = {f"train/{name}": value for name, value in self.means.read().items()}
         return means | {f"factor/{name}": f for name, f in self.weighting.factors().items()}
+
+    def _epoch_totals(self) -> dict[str, float]:
+        """Task → its loss, by the mean of this epoch; NaN before the first step."""
+        means = self.means.read()
+        return {
+            name: sum(
+                task.loss_weights.get(loss, 1.0) * means.get(f"{name}/{loss}", math.nan)
+                for loss in task.losses
+            )
+            for name, task in self.tasks.items()
+        }
 
     # --- Validation ---------------------------------------------------------------------
 

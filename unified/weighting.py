@@ -26,13 +26,14 @@ class WeightingConfig:
     """Joint loss.
 
     Attributes:
-        kind: `fixed`; `uncertainty` (learned, Kendall et al. 2018); or `balance`: of what reaches
-            the shared pyramid, every task has its share, however loud its losses are.
+        kind: `fixed`; `uncertainty` (learned, Kendall et al. 2018); `dwa`: the more, the slower a
+            task's loss falls (Liu et al. 2019); or `balance`: of what reaches the shared pyramid,
+            every task has its share, however loud its losses are.
         tasks: task name → factor on the whole task, or its share; 1 where not given.
         scale: factor on everything.
     """
 
-    kind: Literal["fixed", "uncertainty", "balance"] = "fixed"
+    kind: Literal["fixed", "uncertainty", "dwa", "balance"] = "fixed"
     tasks: dict[str, NonNegative] = field(default_factory=dict)
     scale: Positive = 1.0
 
@@ -55,6 +56,9 @@ class FixedWeighting(nn.Module):
 
     def learn(self) -> None:
         """From the gradients of a step, before they are used."""
+
+    def end_epoch(self, losses: Mapping[str, float]) -> None:
+        """Learn from the epoch's mean of every task's loss."""
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Task name → scalar, to one scalar."""
@@ -84,6 +88,38 @@ class UncertaintyWeighting(FixedWeighting):
     def factors(self) -> dict[str, float]:
         fixed = super().factors()
         return {n: f * float(torch.exp(-self.log_variance[n].detach())) for n, f in fixed.items()}
+
+
+class DwaWeighting(FixedWeighting):
+    """Σ_T w_T λ_T L_T, dynamic weight average (Liu et al. 2019, MTAN, equation 7).
+
+    λ_T = N softmax(r_T / `TEMPERATURE`) over the N tasks, where r_T is the task's mean loss of the
+    last epoch over that of the one before; 1 in the first two epochs.
+    """
+
+    TEMPERATURE = 2.0
+
+    def __init__(self, tasks: Mapping[str, float], scale: float = 1.0) -> None:
+        super().__init__(tasks, scale)
+        self.earlier: Tensor
+        self.register_buffer("earlier", torch.full((len(tasks),), torch.nan))
+        self.average: Tensor
+        self.register_buffer("average", torch.ones(len(tasks)))
+
+    def end_epoch(self, losses: Mapping[str, float]) -> None:
+        last = torch.tensor([losses[name] for name in self.tasks], device=self.earlier.device)
+        # A loss that was 0, or that nobody knows, says nothing of its speed.
+        ratio = (last / self.earlier).nan_to_num(1.0, 1.0, 1.0)
+        self.average.copy_(len(ratio) * torch.softmax(ratio / self.TEMPERATURE, 0))
+        self.earlier.copy_(last)
+
+    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
+        scaled = zip(self.tasks, self.average, strict=True)
+        return super().forward({name: factor * losses[name] for name, factor in scaled})
+
+    def factors(self) -> dict[str, float]:
+        fixed, average = super().factors(), self.average.tolist()
+        return {n: f * a for (n, f), a in zip(fixed.items(), average, strict=True)}
 
 
 class BalanceWeighting(FixedWeighting):
@@ -157,6 +193,7 @@ class BalanceWeighting(FixedWeighting):
 WEIGHTINGS = {
     "fixed": FixedWeighting,
     "uncertainty": UncertaintyWeighting,
+    "dwa": DwaWeighting,
     "balance": BalanceWeighting,
 }
 
