@@ -61,7 +61,7 @@ def take_over(name: str, decoder: GPT2LMHeadModel) -> None:
         decoder: from `new_decoder`; its last layer may have a bias.
 
     Raises:
-        ConfigError: there is no such GPT-2, or it has other sizes or words.
+        ConfigError: there is no such GPT-2, it has other sizes or words, or is damaged.
     """
     from transformers import AutoConfig, GPT2LMHeadModel
 
@@ -88,6 +88,9 @@ def take_over(name: str, decoder: GPT2LMHeadModel) -> None:
         raise _unavailable(key, error) from error
     if report["missing_keys"]:
         raise ConfigError(f"{key} lacks {sorted(report['missing_keys'])[0]}", "save it whole")
+    for part, value in found.state_dict().items():
+        if not value.isfinite().all():
+            raise ConfigError(f"{key} holds {part} that is not finite", "save it anew")
     mine, known = decoder.transformer.state_dict(), found.transformer.state_dict()
     for part, value in known.items():
         rows = min(len(value), len(mine[part]))  # fewer places, tokens that are no text

@@ -19,7 +19,7 @@ from unified.kinds.kind import STRONG
 from unified.kinds.objects import ObjectSource
 from unified.ops.anchors import initial_anchors
 from unified.ops.balance import Balance
-from unified.ops.boxes import inside_any, to_original
+from unified.ops.boxes import inside, to_original
 from unified.ops.dense import Anchors, DenseBoxes
 from unified.ops.losses import focal_gradient, focal_loss
 from unified.ops.matching import match
@@ -305,22 +305,22 @@ def _silent(
     matched[target] = True
     lost = (~truth.complete & ~matched).nonzero().squeeze(1)
     row, one = _same(truth, rows, lost)
-    count = len(rows)
-    inside = _cells_in(truth.boxes[rows], torch.arange(count, device=rows.device), count, dense)
-    inside &= ~_cells_in(truth.boxes[lost[one]], row, count, dense)
+    held = _cells_in(truth.boxes[rows], dense)
+    own = torch.zeros(held.shape, device=held.device)
+    own.index_add_(0, row, _cells_in(truth.boxes[lost[one]], dense).float())
+    held &= own == 0
     row, match = _same(truth, rows, target)
-    inside[row, cell[match]] = False
-    return rows, inside
+    held[row, cell[match]] = False
+    return rows, held
 
 
-def _cells_in(boxes: Tensor, row: Tensor, count: int, dense: DenseBoxes) -> Tensor:
-    """(count, cells) which cells of all levels lie in boxes (N, 4) that belong to rows (N,)."""
-    every = torch.ones_like(row, dtype=torch.bool)
+def _cells_in(boxes: Tensor, dense: DenseBoxes) -> Tensor:
+    """(N, cells) which cells of all levels lie in each of (N, 4) boxes."""
     found = [
-        inside_any(boxes, row, every, count, (raw.shape[2], raw.shape[3]), dense.strides[index])
+        inside(boxes, (raw.shape[2], raw.shape[3]), dense.strides[index]).flatten(1)
         for index, raw in enumerate(dense.raw.values())
     ]
-    return torch.cat([level.flatten(1) for level in found], 1)
+    return torch.cat(found, 1)
 
 
 def _same(truth: FederatedTargets, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

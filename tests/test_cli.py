@@ -320,6 +320,8 @@ def test_plain_ddp_on_two_processes(
         (["resume=nowhere"], "nowhere", "folder"),
         (["+task.detection.anchor=auto"], "task.detection.anchor", "anchors"),
         (["data.image_size=100"], "100", "96"),
+        (["task.caption.beams=1"], "task.caption.beams", "task=[…,caption]"),
+        (["optim.lr=[1,"], "optim.lr", "look at the override"),
         (
             ["task=[caption]", "task.caption.scst=true", "data.root=nowhere"],
             "task.caption.scst",

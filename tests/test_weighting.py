@@ -156,6 +156,16 @@ def test_balance_of_a_task_that_is_silent_for_long_stays_as_it_was() -> None:
     assert case.weighting.factors() == pytest.approx(before, rel=1e-4)
 
 
+def test_balance_of_a_task_that_is_heard_late_has_its_share_at_once() -> None:
+    """Its mean begins where it is first heard, and does not rise from 0."""
+    case = Balanced((1.0, 4.0))
+    for _ in range(50):
+        case.step("a")
+    case.step("a", "b")
+    found = case.step("a", "b")
+    assert float(found["a"].norm() / found["b"].norm()) == pytest.approx(1.0, rel=1e-3)
+
+
 def test_balance_follows_what_changes_slowly() -> None:
     """Neither the last step alone rules, nor the first ones for ever."""
     case = Balanced((1.0, 1.0))

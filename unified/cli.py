@@ -12,6 +12,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -19,7 +20,7 @@ from unified import __version__
 from unified.classes import class_at
 from unified.errors import ConfigError, Stopped, UserError
 from unified.files import cannot_write
-from unified.overrides import apart, check_choices, of_saved, quoted
+from unified.overrides import apart, check_choices, explained, of_saved, quoted
 
 USAGE = """\
 unified: one network learns many vision tasks at once, with implicit knowledge (YOLOR).
@@ -94,25 +95,21 @@ def main() -> None:
     words, options = apart(arguments[1:])
     if "--hydra-help" in options:
         _fail(ConfigError("--hydra-help tells of Hydra's own settings only", "use --help"))
-    if {"--help", "-h"} & set(options):
-        from unified.help import print_help
-
-        try:
-            print_help(command, ABOUT[command], USED_BY, [quoted(word) for word in words])
-        except UserError as error:
-            _fail(error)
-        except BrokenPipeError:  # nobody reads the rest, as in `… --help | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
-    overrides = [quoted(word, bool({"-m", "--multirun"} & set(options))) for word in words]
     try:
+        overrides = of_saved([quoted(w, bool({"-m", "--multirun"} & set(options))) for w in words])
+        if {"--help", "-h"} & set(options):
+            _help(command, overrides)
+            return
         if not any(option.startswith("--config") for option in options):
             check_choices(overrides)
+        # Hydra's parser stops at an override that stands behind an option.
+        sys.argv = [sys.argv[0], f"command={command}", *overrides, *options]
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # what it cannot compose is raised
+        _compose_and_run()
     except UserError as error:
         _fail(error)
-    # Hydra's parser stops at an override that stands behind an option.
-    sys.argv = [sys.argv[0], f"command={command}", *of_saved(overrides), *options]
-    _compose_and_run()
+    except HydraException as error:
+        _fail(explained(error))
     if JOBS:
         from unified.run.sweep import print_sweep
 
@@ -121,10 +118,19 @@ def main() -> None:
             raise SystemExit(1)
 
 
+def _help(command: str, overrides: list[str]) -> None:
+    from unified.help import print_help
+
+    try:
+        print_help(command, ABOUT[command], USED_BY, overrides)
+    except BrokenPipeError:  # nobody reads the rest, as in `… --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def _compose_and_run(raw: DictConfig) -> None:
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
-    job = HydraConfig.get().overrides.task[1:]
+    job = [override.removeprefix("++") for override in HydraConfig.get().overrides.task[1:]]
     if sweeping:
         print(f"job {len(JOBS) + 1}: {' '.join(job)}", flush=True)
     scores: Any = None
@@ -144,7 +150,8 @@ def _compose_and_run(raw: DictConfig) -> None:
         # The other jobs go on.
         print(f"error: {said}" if said else traceback.format_exc(), file=sys.stderr)
     if sweeping:
-        JOBS.append((job, scores))
+        scored = scores is None or raw.command in ("train", "eval")
+        JOBS.append((job, scores if scored else {}))
 
 
 def _of_the_user(error: Exception) -> UserError | None:

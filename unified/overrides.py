@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 
 from unified.errors import ConfigError
 
@@ -76,7 +76,28 @@ def of_saved(overrides: Sequence[str]) -> list[str]:
     """The same, where a checkpoint or a run says which tasks there are.
 
     Hydra knows those of the defaults alone: a key of another one is added for it to be taken.
+
+    Raises:
+        ConfigError: something of a task is deleted.
     """
-    if not any(o.startswith(("ckpt=", "resume=")) and not o.endswith("=null") for o in overrides):
+    keys = [override.lstrip("+").partition("=")[::2] for override in overrides]
+    if not any(key in ("ckpt", "resume") and value != "null" for key, value in keys):
         return list(overrides)
+    for override in overrides:
+        if override.startswith("~task."):
+            raise ConfigError(
+                f"{override} cannot change a model that exists already",
+                "its tasks stay, and all of their arguments: give another value",
+            )
     return [f"++{o}" if o.startswith("task.") else o for o in overrides]
+
+
+def explained(error: HydraException) -> ConfigError:
+    """What Hydra says of an override that cannot be, as one message."""
+    first, *others = str(error).strip().splitlines() or ["the command line cannot be read"]
+    if isinstance(error, OverrideParseException):
+        first = f"{error.override.removeprefix('++')}: {first}"
+    fix = next((line for line in others if line.startswith("To append")), "look at the override")
+    if task := re.search(r"'task\.(\w+)[.']", first):
+        fix = f"no task {task[1]} takes part: add it, task=[…,{task[1]}], or leave this out"
+    return ConfigError(first, fix)

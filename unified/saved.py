@@ -132,7 +132,12 @@ def overlay(saved: DictConfig, composed: DictConfig, overrides: list[str]) -> Di
         key = override.key_or_group
         if key in OWN_KEYS:
             continue
-        part = key.split(".")[0]
+        part, _, rest = key.partition(".")
+        name = rest.partition(".")[0]
+        if part == "task" and name and name not in saved.task:
+            raise ConfigError(
+                f"{key}: the checkpoint has no task {name}", f"it has {', '.join(saved.task)}"
+            )
         if part in FIXED_WITH_MODEL and not key.startswith("task."):
             raise ConfigError(
                 f"{override.input_line} cannot change a model that exists already",

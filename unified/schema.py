@@ -9,28 +9,27 @@ from msgspec import Meta
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from unified.bounds import Count, Name, NonNegative, Positive, Share, Whole, checked
+from unified.bounds import Count, Name, NonNegative, Part, Positive, Share, Whole, checked
 from unified.data.augment import AugmentConfig
 from unified.data.config import DataConfig
 from unified.errors import ConfigError
 from unified.implicit.config import ImplicitConfig
 from unified.weighting import WeightingConfig
 
-Decay = Annotated[float, Meta(ge=0, lt=1)]
 RunName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/\\\x00]+$")]
 """Of a folder in `runs`, and not of one elsewhere."""
 Length = Annotated[int, Meta(ge=-1)]
 """-1 is no limit."""
-Part = Annotated[int, Meta(ge=0)] | Share
-"""How many batches, or which share of all."""
+Batches = Annotated[int, Meta(ge=0)] | Share
+"""How many, or which share of all."""
 TRAINER: dict[str, Any] = {
     "max_epochs": Length | None,
     "max_steps": Length,
     "accumulate_grad_batches": Count,
     "check_val_every_n_epoch": Count | None,
     "gradient_clip_val": NonNegative | None,
-    "limit_train_batches": Part | None,
-    "limit_val_batches": Part | None,
+    "limit_train_batches": Batches | None,
+    "limit_val_batches": Batches | None,
     "log_every_n_steps": Count,
     "enable_progress_bar": bool,
     "num_nodes": Count,
@@ -61,11 +60,11 @@ class OptimConfig:
     name: Literal["adamw", "sgd"]
     lr: Positive
     weight_decay: NonNegative
-    momentum: Decay
+    momentum: Part
     warmup_epochs: NonNegative
     final_lr: Share
     code_lr: NonNegative
-    ema_decay: Decay
+    ema_decay: Part
     ema_ramp: Whole
 
     def __post_init__(self) -> None:

@@ -142,7 +142,7 @@ def _refuse_other_spaces(
         if difference:
             raise ConfigError(
                 f"weights={path} were trained for other {kind} than these: {difference}",
-                "use the category list that they were trained with, ids included",
+                "use the categories, with their ids, or the tokenizer that they were trained with",
             )
 
 

@@ -219,6 +219,31 @@ def test_a_vocabulary_that_is_there_is_not_made_smaller(make: Callable) -> None:
         offered.open("captions")
 
 
+def test_a_vocabulary_larger_than_the_default_is_kept(make: Callable) -> None:
+    """As that of a pretrained decoder is; nobody has asked for fewer."""
+    many = Tokenizer(
+        models.WordLevel(
+            {w: n for n, w in enumerate(SPECIAL + list(map(str, range(9000))))}, SPECIAL[0]
+        )
+    )
+    saved = {"captions": {"tokenizer": many.to_str(), "longest": 40}}
+    made = make(*TASK)
+    offered = Sources(made.config.data, "train", offered=saved)
+    assert len(offered.open("captions").space) == 9000 + len(SPECIAL)
+
+
+def test_a_decoder_that_is_not_finite_is_refused(
+    learnt: tuple[Path, list[str]], make: Callable
+) -> None:
+    folder, overrides = learnt
+    damaged = GPT2LMHeadModel.from_pretrained(folder)
+    with torch.no_grad():
+        damaged.transformer.h[1].mlp.c_fc.weight[0, 0] = float("nan")
+    damaged.save_pretrained(folder)
+    with pytest.raises(ConfigError, match=r"h\.1\.mlp\.c_fc\.weight that is not finite"):
+        make(*overrides)
+
+
 def test_nothing_asks_the_hub(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither to learn, nor to build a trained network again."""
 
@@ -753,9 +778,21 @@ def test_a_run_says_what_it_sees(small: list[str], run_command: Callable, tmp_pa
     # The default tasks do not include captions; the checkpoint's do.
     greedy = ("task.caption.beams=1", "task.caption.length_penalty=0.5")
     run_command("eval", "ckpt=run", *greedy, "out=greedy", cwd=tmp_path)
-    about = run_command("info", "ckpt=run", "task.caption.beams=none", cwd=tmp_path, check=False)
-    assert "task.caption.beams=none" in about.stderr
-    assert "Hydra" not in about.stderr + about.stdout
+    for wrong, said in (
+        ("task.caption.beams=none", "task.caption.beams=none"),
+        ("task.captoin.beams=1", "the checkpoint has no task captoin"),
+        ("~task.caption", "~task.caption cannot change"),
+        ("~task.caption.beams", "give another value"),
+    ):
+        about = run_command("info", "ckpt=run", wrong, cwd=tmp_path, check=False)
+        assert about.returncode == 2
+        assert said in about.stderr
+    helped = run_command("predict", "ckpt=run", "task.caption.beams=2", "--help", cwd=tmp_path)
+    assert "task.caption.beams=2" in helped.stdout
+    several = run_command("info", "-m", "ckpt=run", "task.caption.beams=1,2", cwd=tmp_path)
+    assert "│ task.caption.beams=2 │" in several.stdout
+    run_command("train", "resume=run", "trainer.max_epochs=3", greedy[0], cwd=tmp_path)
+    assert "beams: 1" in (tmp_path / "run" / "config.yaml").read_text()
     again = ("train", *small, *TASK, "trainer=smoke", "trainer.max_epochs=1", "logger=none")
     rewarded = (*again, "weights=run", "task.caption.scst=true", "out=rewarded")
     # Every shape fits, and weights would mean something else.

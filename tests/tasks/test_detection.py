@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+from torchvision.ops import complete_box_iou_loss
 
 from tasks.detection import Detection
 from unified.batch import Batch
@@ -137,10 +139,104 @@ def test_a_box_matches_its_cell_and_two_neighbours() -> None:
     assert cells == {(4, 6), (5, 6), (4, 5)}
 
 
-@pytest.mark.parametrize(("side", "count"), [(39.0, 1), (41.0, 0)])
-def test_the_side_ratio_limits_matching(side: float, count: int) -> None:
-    found = matched([50.0, 50.0, 50.0 + side, 60.0], 10.0, 16)
+@pytest.mark.parametrize(
+    ("side", "anchor", "count"),
+    [(39.0, 10.0, 1), (41.0, 10.0, 0), (10.0, 39.0, 1), (10.0, 41.0, 0)],
+)
+def test_the_side_ratio_limits_matching(side: float, anchor: float, count: int) -> None:
+    found = matched([50.0, 50.0, 50.0 + side, 50.0 + anchor], anchor, 16)
     assert (len(found.target) > 0) == bool(count)
+
+
+def test_matches_are_those_of_one_box_and_cell_after_the_other() -> None:
+    """On levels of several sizes, of inputs that are no squares, and with boxes not counted."""
+    generator = torch.Generator().manual_seed(0)
+    raw = {f"p{n}": torch.zeros(3, 2, 48 >> n, 80 >> n, 4) for n in (1, 2, 3)}
+    anchors = torch.tensor([[[3.0, 3], [6, 4]], [[8, 8], [5, 12]], [[20, 16], [30, 30]]])
+    dense = DenseBoxes(raw, anchors, torch.tensor([2.0, 4.0, 8.0]))
+    corner = torch.rand(60, 2, generator=generator) * torch.tensor([78.0, 46.0])
+    sides = torch.rand(60, 2, generator=generator).square() * 40 + 1
+    edge = torch.tensor([80.0, 48.0])
+    boxes = torch.cat([corner, (corner + sides).minimum(edge)], 1)
+    image = torch.randint(3, (60,), generator=generator)
+    counted = torch.rand(60, generator=generator) < 0.8
+    found = match(boxes, image, counted, dense, 4.0)
+    cells = found.cells
+    each = (cells.level, cells.image, cells.anchor, cells.y, cells.x, found.target)
+    wanted = []
+    for index, (level, stride) in enumerate(zip(raw.values(), (2, 4, 8), strict=True)):
+        height, width = level.shape[2:4]
+        for target, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+            x, y = (x1 + x2) / 2 / stride, (y1 + y2) / 2 / stride
+            column, row = int(x), int(y)
+            beside = column + (1 if x - column >= 0.5 else -1)
+            above = row + (1 if y - row >= 0.5 else -1)
+            for anchor, (w, h) in enumerate(anchors[index].tolist()):
+                ratios = ((x2 - x1) / w, (y2 - y1) / h)
+                if not counted[target] or max(max(r, 1 / r) for r in ratios) >= 4:
+                    continue
+                for c, r in ((column, row), (beside, row), (column, above)):
+                    if 0 <= c < width and 0 <= r < height:
+                        wanted.append((index, int(image[target]), anchor, r, c, target))
+    assert sorted(zip(*(part.tolist() for part in each), strict=True)) == sorted(wanted)
+    assert {place[0] for place in wanted} == {0, 1, 2}
+
+
+def test_the_loss_is_that_of_one_anchor_after_the_other() -> None:
+    """With a crowd over an object, an input without labels, and two boxes for an anchor."""
+    task, size = make_task(64), 64
+    task.level_balance = (3.0, 0.5, 0.2)
+    torch.manual_seed(0)
+    outputs = {
+        name: torch.randn(3, 3 * 8, size // level.stride, size // level.stride) / 3
+        for name, level in FEATURES.items()
+    }
+    boxes = torch.tensor(
+        [[4.0, 4, 30, 28], [5, 5, 29, 30], [0, 0, 40, 40], [20, 24, 60, 58], [10, 10, 20, 22]]
+    )
+    image, crowd = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([False, False, True, False, False])
+    targets = ObjectTargets(
+        known=torch.tensor([True, True, False]), image=image, boxes=boxes,
+        labels=torch.tensor([0, 2, 1, 1, 2]), crowd=crowd, identities=torch.arange(5),
+        keys=torch.arange(5),
+    )  # fmt: skip
+    batch = Batch(torch.zeros(3, 3, size, size, dtype=torch.uint8), [], {"objects": targets})
+    losses, matches = task.loss(outputs, batch, Upstream())
+    (dense,) = task.shares(outputs)
+    cells, seen = matches.cells, 0
+    for index, name in enumerate(task.levels):
+        raw, stride = dense.raw[name], FEATURES[name].stride
+        goal = torch.zeros(raw.shape[:4])
+        box, category, count = 0.0, 0.0, 0
+        for row in (cells.level == index).nonzero().squeeze(1).tolist():
+            place = cells.image[row], cells.anchor[row], cells.y[row], cells.x[row]
+            said, target = raw[place], int(matches.target[row])
+            assert not crowd[target]
+            unit = said[:4].sigmoid()
+            middle = (2 * unit[:2] - 0.5 + torch.stack([place[3], place[2]])) * stride
+            half = (2 * unit[2:]).square() * task.head.anchors[index, place[1]] / 2
+            own = complete_box_iou_loss(torch.cat([middle - half, middle + half]), boxes[target])
+            box, count = box + float(own), count + 1
+            goal[place] = max(float(goal[place]), 1 - float(own), 0.0)
+            wanted = torch.zeros(3)
+            wanted[targets.labels[target]] = 1
+            category += float(F.binary_cross_entropy_with_logits(said[5:], wanted))
+        seen += int((goal[0] > 0).sum())
+        total, number = 0.0, 0
+        for place in np.ndindex(*goal.shape):
+            x, y = (place[3] + 0.5) * stride, (place[2] + 0.5) * stride
+            hidden = place[0] == 0 and max(x, y) <= 40 and goal[place] == 0
+            if place[0] < 2 and not hidden:
+                one = F.binary_cross_entropy_with_logits(raw[(*place, 4)], goal[place])
+                total, number = total + float(one), number + 1
+        means = {
+            "box": (box, count), "category": (category, count),
+            "objectness": (task.level_balance[index] * total, number),
+        }  # fmt: skip
+        for part, (sum_, n) in means.items():
+            assert float(losses[part].count[index]) == n
+            assert float(losses[part].total[index]) == pytest.approx(sum_, rel=1e-4), part
+    assert seen > 3, "anchors of objects within the crowd"
 
 
 def test_cells_outside_of_the_image_are_left_out() -> None:

@@ -52,6 +52,18 @@ def points_to_original(points: Tensor, meta: ImageMeta) -> Tensor:
     return (points - matrix[:, 2]) / matrix[[0, 1], [0, 1]]
 
 
+def inside(boxes: Tensor, grid: tuple[int, int], stride: Tensor) -> Tensor:
+    """Which cells' centres lie in a box: (N, H, W) bool.
+
+    Args:
+        boxes: (N, 4) in pixels.
+        grid: (H, W) of the level.
+        stride: () pixels per cell.
+    """
+    down, across = _spans(boxes, grid, stride)
+    return down[:, :, None] & across[:, None]
+
+
 def inside_any(
     boxes: Tensor,
     image: Tensor,
@@ -60,7 +72,9 @@ def inside_any(
     grid: tuple[int, int],
     stride: Tensor,
 ) -> Tensor:
-    """Which cells' centres lie in one of the boxes: (batch, H, W) bool.
+    """Which cells' centres lie in one of an image's boxes: (batch, H, W) bool.
+
+    A product of matrices per image: no map is made for a box.
 
     Args:
         boxes: (N, 4) in pixels.
@@ -68,12 +82,17 @@ def inside_any(
         counted: (N,) bool, which boxes are meant; the others hold nothing.
         batch: number of images.
         grid: (H, W) of the level.
-        stride: pixels per cell.
+        stride: () pixels per cell.
     """
+    down, across = _spans(boxes, grid, stride)
+    own = (image == torch.arange(batch, device=image.device)[:, None]) & counted
+    return torch.bmm((own[:, None] & down.T).float(), across.float().expand(batch, -1, -1)) > 0
+
+
+def _spans(boxes: Tensor, grid: tuple[int, int], stride: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows (N, H), and which columns (N, W), a box holds."""
     height, width = grid
     x = (torch.arange(width, device=boxes.device) + 0.5) * stride
     y = (torch.arange(height, device=boxes.device) + 0.5) * stride
     across = (x >= boxes[:, 0:1]) & (x <= boxes[:, 2:3])
-    down = (y >= boxes[:, 1:2]) & (y <= boxes[:, 3:4]) & counted[:, None]
-    hits = (down[:, :, None] & across[:, None, :]).float()
-    return hits.new_zeros(batch, height, width).index_add_(0, image, hits) > 0
+    return (y >= boxes[:, 1:2]) & (y <= boxes[:, 3:4]), across

@@ -27,8 +27,8 @@ class RampedEMA(WeightAveraging):
     """
 
     def __init__(self, decay: float, ramp: int) -> None:
-        def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-            keep = decay * (1 - math.exp(-int(count) / max(ramp, 1)))
+        def average(averaged: list[Tensor], current: list[Tensor], _: Tensor | int) -> None:
+            keep = decay * (1 - math.exp(-self.count / max(ramp, 1)))
             if averaged[0].is_floating_point():
                 torch._foreach_lerp_(averaged, current, 1 - keep)
             else:
@@ -36,12 +36,19 @@ class RampedEMA(WeightAveraging):
 
         super().__init__(multi_avg_fn=average)
 
+    @property
+    def count(self) -> int:
+        """Steps so far."""
+        assert self._average_model is not None
+        return int(self._average_model.n_averaged)
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         # The module is moved to its device later; averages beside it need no copies in between.
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
-            # Counted on the host: reading it must not wait for the device.
+            # Counted on the host, where reading it waits for nothing. What is handed to `average`
+            # is a copy on the device, for which torch waits, once for floats and once for integers.
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
     # Outside of training, the weights that somebody put into the module are meant.

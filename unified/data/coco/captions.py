@@ -35,6 +35,8 @@ SPECIAL = [PADDING, START, END]
 USUAL, MOST = 99.9, 64
 """The longest caption that is kept: as long as this percentage of them, and so many tokens."""
 NAMED = "name the json file of a tokenizer, its folder, or one of the Hugging Face hub"
+VOCABULARY = 8192
+"""Tokens of a tokenizer that is trained, at most, where nothing else is said."""
 LONG = 2000
 """Signs of a caption that a tokenizer is trained on, at most."""
 NOTED = 0.01
@@ -80,7 +82,7 @@ class Captions:
     def __init__(
         self,
         sources: Sources,
-        vocabulary: Annotated[int, msgspec.Meta(ge=260, le=1 << 20)] = 8192,
+        vocabulary: Annotated[int, msgspec.Meta(ge=260, le=1 << 20)] = VOCABULARY,
         tokenizer: str | None = None,
     ) -> None:
         self.file = self.json(sources)
@@ -95,7 +97,8 @@ class Captions:
             self.space = space_of(CaptionAsk, sources.offered[self.kind])
         else:
             self.space = self._space(vocabulary, tokenizer)
-        if tokenizer is None and len(self.space) > vocabulary:
+        asked = tokenizer is None and vocabulary != VOCABULARY
+        if asked and len(self.space) > vocabulary:
             raise ConfigError(
                 f"data.sources.captions.vocabulary={vocabulary}, but the network that is there has "
                 f"learnt {len(self.space)} tokens",
