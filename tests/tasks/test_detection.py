@@ -192,7 +192,7 @@ def test_the_loss_is_that_of_one_anchor_after_the_other() -> None:
         for name, level in FEATURES.items()
     }
     boxes = torch.tensor(
-        [[4.0, 4, 30, 28], [5, 5, 29, 30], [0, 0, 40, 40], [20, 24, 60, 58], [10, 10, 20, 22]]
+        [[4.0, 4, 12, 11], [5, 5, 11, 12], [0, 0, 40, 40], [20, 24, 50, 48], [10, 10, 17, 18]]
     )
     image, crowd = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([False, False, True, False, False])
     targets = ObjectTargets(
@@ -236,7 +236,7 @@ def test_the_loss_is_that_of_one_anchor_after_the_other() -> None:
         for part, (sum_, n) in means.items():
             assert float(losses[part].count[index]) == n
             assert float(losses[part].total[index]) == pytest.approx(sum_, rel=1e-4), part
-    assert seen > 3, "anchors of objects within the crowd"
+    assert seen, "an anchor of an object within the crowd"
 
 
 def test_cells_outside_of_the_image_are_left_out() -> None:
