@@ -135,7 +135,7 @@ class Detection(Task):
         category = F.binary_cross_entropy_with_logits(chosen[:, 5:], labels, reduction="none")
         matched = cells.per_level(torch.ones_like(box_losses))
         # Two boxes may claim one anchor: the better prediction counts, whatever the order.
-        goals = cells.spread((1 - box_losses.detach()).clamp(min=0), dense.raw)
+        goals = cells.spread(1 - box_losses.detach(), dense.raw)
         return {
             "box": Mean(cells.per_level(box_losses), matched),
             "objectness": self._objectness(dense, goals, targets),

@@ -49,7 +49,8 @@ REAL_IMAGES = [
 
 def row(name: str, results: dict[str, Any]) -> list[str]:
     own = results["metrics"]["caption"]
-    values = ["–" if own.get(n) is None else f"{own[n]:.3f}" for n in NAMES]
+    every = [results["metrics"].get("detection", {}).get("AP"), *map(own.get, NAMES)]
+    values = ["–" if value is None else f"{value:.3f}" for value in every]
     return [name, *values, results["scored"]["caption"]["tokeniser"], f"{results['minutes']}"]
 
 
@@ -59,7 +60,7 @@ def main() -> None:
     rewarded = train(runs / "captions-scst", *REWARDED, f"weights={runs / 'captions'}")
     real = train(runs / "captions-real", *REAL_IMAGES)
     shown = [o.replace(str(REAL), "$REAL") for o in REAL_IMAGES]
-    header = ["images", *NAMES, "tokeniser", "minutes"]
+    header = ["images", "box AP", *NAMES, "tokeniser", "minutes"]
     write(
         "captions",
         "Captions",

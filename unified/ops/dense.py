@@ -61,10 +61,10 @@ class Cells:
         return first
 
     def spread(self, values: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The largest of (K,) values at every anchor, 0 where there is none.
+        """The largest of (K,) values at every anchor, 0 where none is larger.
 
         Args:
-            values: not negative.
+            values: one per cell.
             maps: level → (B, A, H, W, …), which say how large the level is.
 
         Returns:
