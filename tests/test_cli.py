@@ -321,7 +321,11 @@ def test_plain_ddp_on_two_processes(
         (["+task.detection.anchor=auto"], "task.detection.anchor", "anchors"),
         (["data.image_size=100"], "100", "96"),
         (["task.caption.beams=1"], "task.caption.beams", "task=[…,caption]"),
+        (["task.detection.widht=3"], "task.detection.widht", "widht is none of them"),
+        (["task.detection=3"], "task.detection=3", "task=[…]"),
         (["optim.lr=[1,"], "optim.lr", "look at the override"),
+        (["optim.lr=1,2"], "1,2", "-m"),
+        (["optim.lr=${nope}"], "nope", "look at the override"),
         (
             ["task=[caption]", "task.caption.scst=true", "data.root=nowhere"],
             "task.caption.scst",

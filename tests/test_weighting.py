@@ -51,12 +51,15 @@ def test_the_slower_a_loss_falls_the_more_it_weighs() -> None:
     assert weighting.factors()["a"] > weighting.factors()["b"] / 3
 
 
-@pytest.mark.parametrize("earlier", [0.0, math.nan])
+@pytest.mark.parametrize("earlier", [0.0, math.nan, -0.002])
 def test_a_loss_that_says_nothing_of_its_speed_weighs_as_one_that_stands(earlier: float) -> None:
     weighting = build_weighting(WeightingConfig("dwa"), ["a", "b"])
     weighting.end_epoch({"a": earlier, "b": 1.0})
     weighting.end_epoch({"a": 2.0, "b": 1.0})
     assert weighting.factors() == pytest.approx({"a": 1.0, "b": 1.0})
+    weighting.end_epoch({"a": 1e9, "b": 1.0})  # nor may one silence all others
+    assert min(weighting.factors().values()) > 0.01
+    assert all(buffer.isfinite().all() for buffer in weighting.buffers())
 
 
 class Balanced:

@@ -29,7 +29,7 @@ GIVEN = {"trunk": ("image_size",), "task": ("features", "data", "upstream")}
 """Arguments that are no configuration."""
 
 
-def check(config: Config, trained: Collection[str]) -> None:
+def check(config: Config, trained: Collection[str] = ()) -> None:
     """Refuse tasks and arguments that no data could make right, before any data is read.
 
     Args:

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from unified import __version__
 from unified.classes import class_at
@@ -110,6 +111,8 @@ def main() -> None:
         _fail(error)
     except HydraException as error:
         _fail(explained(error))
+    except OmegaConfBaseException as error:
+        _fail(_resolved(error))
     if JOBS:
         from unified.run.sweep import print_sweep
 
@@ -160,7 +163,13 @@ def _of_the_user(error: Exception) -> UserError | None:
         if error.errno == errno.ENAMETOOLONG:
             return ConfigError(f"{error.filename:.60}… is longer than a name can be", "shorten it")
         return cannot_write(error.filename or "a file", error)
+    if isinstance(error, OmegaConfBaseException):
+        return _resolved(error)
     return error if isinstance(error, UserError) else None
+
+
+def _resolved(error: OmegaConfBaseException) -> ConfigError:
+    return ConfigError(str(error).splitlines()[0], "look at the override")
 
 
 def run(raw: DictConfig) -> Any:

@@ -94,10 +94,16 @@ def of_saved(overrides: Sequence[str]) -> list[str]:
 
 def explained(error: HydraException) -> ConfigError:
     """What Hydra says of an override that cannot be, as one message."""
-    first, *others = str(error).strip().splitlines() or ["the command line cannot be read"]
+    said = str(error).strip().replace("++task.", "task.")  # the signs are `of_saved`'s
+    first, *others = said.splitlines() or ["the command line cannot be read"]
+    fix = next((line for line in others if line.startswith("To append")), "look at the override")
     if isinstance(error, OverrideParseException):
         first = f"{error.override.removeprefix('++')}: {first}"
-    fix = next((line for line in others if line.startswith("To append")), "look at the override")
-    if task := re.search(r"'task\.(\w+)[.']", first):
-        fix = f"no task {task[1]} takes part: add it, task=[…,{task[1]}], or leave this out"
+    elif key := re.search(r"'task\.(\w+)\.(\w+)", first):
+        task, argument = key.groups()
+        fix = f"--help lists the arguments of {task}; {argument} is none of them"
+        if f"Key '{task}' is not in" in str(error.__cause__):
+            fix = f"no task {task} takes part: add it, task=[…,{task}], or leave this out"
+    if "Ambiguous" in first:
+        fix = "for a run of each value add -m; a value with commas is quoted"
     return ConfigError(first, fix)

@@ -149,9 +149,9 @@ def validate(raw: DictConfig) -> Config:
     for name, task in config.task.items():
         if not name.isidentifier():
             raise ConfigError(f"task.{name} is no name", "use letters, digits and _")
-        if task is None or "_target_" not in task:
+        if not isinstance(task, dict) or "_target_" not in task:
             raise ConfigError(
-                f"task.{name} has no _target_",
+                f"task.{name}={task} has no _target_",
                 f"select tasks by task=[…], with a file conf/task/{name}.yaml",
             )
     return config

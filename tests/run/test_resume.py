@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import resource
@@ -171,3 +172,20 @@ def test_a_refused_start_leaves_the_empty_folder_that_was_given(
     )
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
     assert not list((tmp_path / "mine").iterdir())
+
+
+@pytest.mark.parametrize("weighting", ["uncertainty", "dwa", "balance"])
+def test_what_a_weighting_has_learnt_goes_on(
+    small: list[str], run_command: Command, tmp_path: Path, weighting: str
+) -> None:
+    """Its numbers are saved beside averaged weights, and read again."""
+    tasks = "task=[detection,classification]"
+    run_command(
+        "train", *small, tasks, f"weighting={weighting}", "trainer=smoke", "logger=none",
+        "out=run", cwd=tmp_path,
+    )  # fmt: skip
+    run_command("train", "resume=run", "trainer.max_epochs=3", cwd=tmp_path)
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert rows[2]["factor/classification"] != rows[0]["factor/classification"]

@@ -21,7 +21,7 @@ SMALL = ("task.caption.width=32", "task.caption.layers=1", "task.caption.view=st
 
 
 def learn(make: Callable, *chosen: str) -> tuple[Any, UnifiedModule]:
-    """Two steps: every task has its losses, and every parameter of trunk and heads its gradient."""
+    """Two steps: every task has its losses, from which its head and the trunk learn."""
     tasks = [name for name in NEEDS if name in {*chosen, *(n for c in chosen for n in NEEDS[c])}]
     own = SMALL if "caption" in tasks else ()
     made = make(f"task=[{','.join(tasks)}]", *own, "data.batch_size=4")
@@ -33,6 +33,9 @@ def learn(make: Callable, *chosen: str) -> tuple[Any, UnifiedModule]:
         module.training_step(batch, index).backward()
         optimizer.step()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.model.parameters())
+    heads = {n: t.head for n, t in made.tasks.items() if list(t.head.parameters())}
+    for name, part in {"trunk": made.model.trunk, **heads}.items():
+        assert any(p.grad.abs().sum() > 0 for p in part.parameters()), name
     row = module.train_row()
     for name, task in made.tasks.items():
         assert {f"train/{name}/{loss}" for loss in task.losses} <= set(row)

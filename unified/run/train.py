@@ -79,7 +79,7 @@ def _built(config: Config, state: dict[str, Any] | None) -> tuple[UnifiedModule,
     """Network and data, which fit each other and the state to go on with."""
     start = read_checkpoint(config.weights) if config.weights and state is None else None
     trained = state or start
-    check(config, {} if trained is None else tasks_of(network_of(trained)))
+    check(config, () if trained is None else tasks_of(network_of(trained)))
     prepare(config.data)
     pl.seed_everything(config.seed, workers=False, verbose=False)
     offered = None if start is None else spaces_of(start)
