@@ -174,7 +174,7 @@ def test_a_refused_start_leaves_the_empty_folder_that_was_given(
     assert not list((tmp_path / "mine").iterdir())
 
 
-@pytest.mark.parametrize("weighting", ["uncertainty", "dwa", "balance"])
+@pytest.mark.parametrize("weighting", ["dwa", "balance"])
 def test_what_a_weighting_has_learnt_goes_on(
     small: list[str], run_command: Command, tmp_path: Path, weighting: str
 ) -> None:
