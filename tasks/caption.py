@@ -149,7 +149,7 @@ class Captioning(Task):
         −(r(w) − b) log p(w) (Rennie et al. 2017, SCST, equation 6) with b the mean reward of the
         image's other samples (Luo 2020, "A better variant of self-critical sequence training").
         The greedy caption, which b was in the former, is better than nearly all samples of a
-        network that has learnt smoothed targets: all that is said would become less likely. r is
+        network that has learnt smoothed targets, and costs a pass of its own. r is
         CIDEr-D, which the host computes.
         """
         image = torch.arange(len(memory), device=memory.device).repeat_interleave(self.samples)
