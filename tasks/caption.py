@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from msgspec import Meta
@@ -46,7 +46,8 @@ class Captioning(Task):
         beams: followed at a time when a caption is made; 1 is greedy.
         length_penalty: power of the length by which a beam's log-probability is divided.
         scst: learn from CIDEr-D of sampled captions, from a trained network on.
-        samples: captions of each image that are sampled for `scst`, and compared.
+        samples: captions of each image that are sampled for `scst`.
+        baseline: what these are compared with: the `others` of their image, or the `greedy` one.
         view: in which it learns.
         loss_weights: fixed weight of `words`.
     """
@@ -72,7 +73,8 @@ class Captioning(Task):
         beams: Annotated[int, Meta(ge=1, le=100)] = 5,
         length_penalty: Annotated[float, Meta(ge=0, le=10)] = 1.0,
         scst: bool = False,
-        samples: Annotated[int, Meta(ge=2, le=100)] = 5,
+        samples: Annotated[int, Meta(ge=1, le=100)] = 5,
+        baseline: Literal["others", "greedy"] = "others",
         view: Name = WEAK,
         loss_weights: Mapping[str, NonNegative] | None = None,
     ) -> None:
@@ -93,6 +95,11 @@ class Captioning(Task):
                 "of 4",
                 f"use {4 * heads * max(1, round(width / 4 / heads))}",
             )
+        if samples == 1 and baseline == "others":
+            raise ConfigError(
+                "task.caption.samples=1 leaves no others to compare with",
+                "use 2 or more, or task.caption.baseline=greedy",
+            )
         space: Vocabulary = data.space(CaptionAsk)
         self.asks = (CaptionAsk.of(space, view),)
         self.space = space
@@ -104,7 +111,7 @@ class Captioning(Task):
         source = data.source(CaptionAsk) if scst else None
         self.reward = None if source is None else Reward(space, source)
         self.smoothing, self.max_captions = smoothing, max_captions
-        self.samples = samples
+        self.samples, self.baseline = samples, baseline
         self.beams, self.length_penalty = beams, length_penalty
         self.loss_weights = dict(loss_weights or {})
 
@@ -144,24 +151,35 @@ class Captioning(Task):
         return image, tokens
 
     def _reinforce(self, memory: Tensor, targets: CaptionTargets, reward: Reward) -> Mean:
-        """Sampled captions become likelier by how much better they are than others of their image.
+        """Sampled captions become likelier by how much better they are than others.
 
-        −(r(w) − b) log p(w) (Rennie et al. 2017, SCST, equation 6) with b the mean reward of the
-        image's other samples (Luo 2020, "A better variant of self-critical sequence training").
-        The greedy caption, which b was in the former, is better than nearly all samples of a
-        network that has learnt smoothed targets, and costs a pass of its own. r is
-        CIDEr-D, which the host computes.
+        −(r(w) − b) log p(w) (Rennie et al. 2017, SCST, equation 6). r is CIDEr-D, which the host
+        computes; b is what `_baselines` says.
         """
         image = torch.arange(len(memory), device=memory.device).repeat_interleave(self.samples)
         drawn = sample(self.head.decoder, memory[image], self.marks)
         rewards = reward(drawn, image, targets).view(-1, self.samples)
-        others = (rewards.sum(1, keepdim=True) - rewards) / (self.samples - 1)
-        better = (rewards - others).view(-1, 1)
+        better = (rewards - self._baselines(rewards, memory, targets, reward)).view(-1, 1)
         tokens = torch.cat([drawn.new_full((len(drawn), 1), self.marks.start), drawn], 1)
         logits = self._logits(memory, image, tokens)
         surprise = F.cross_entropy(logits.flatten(0, 1), drawn.flatten(), reduction="none")
         said = (drawn != self.marks.padding) & targets.known[image, None]
         return Mean((better * surprise.view_as(drawn) * said).sum(), said.sum())
+
+    def _baselines(
+        self, rewards: Tensor, memory: Tensor, targets: CaptionTargets, reward: Reward
+    ) -> Tensor:
+        """(B, S) or (B, 1): what the rewards (B, S) of an image's samples have to exceed.
+
+        The mean of the others (Luo 2020, "A better variant of self-critical sequence training"), or
+        that of the greedy caption, as SCST was published: a pass more, and better than nearly all
+        samples of a network that has learnt smoothed targets.
+        """
+        if self.baseline == "others":
+            return (rewards.sum(1, keepdim=True) - rewards) / (self.samples - 1)
+        image = torch.arange(len(memory), device=memory.device)
+        greedy = search(self.head.decoder, memory, self.marks)
+        return reward(greedy, image, targets).view(-1, 1)
 
     def _logits(self, memory: Tensor, image: Tensor, tokens: Tensor) -> Tensor:
         """(M, L - 1, words) float32: what comes next, behind each of the tokens (M, L)."""

@@ -644,29 +644,38 @@ def test_the_reward_is_the_metric(make: Callable) -> None:
     assert torch.equal(task.reward(tokens[order], order, targets), reward[order])
 
 
-@pytest.mark.parametrize("samples", [2, 3])
+@pytest.mark.parametrize(
+    ("samples", "baseline"), [(2, "others"), (3, "others"), (1, "greedy"), (3, "greedy")]
+)
 def test_better_samples_become_likelier(
-    make: Callable, monkeypatch: pytest.MonkeyPatch, samples: int
+    make: Callable, monkeypatch: pytest.MonkeyPatch, samples: int, baseline: str
 ) -> None:
-    """Than the others of their own image; against the sum by hand, one caption after the other.
+    """Against the sum by hand, one caption after the other.
 
-    Images without captions count nowhere.
+    Better than the others of their own image, or than its greedy caption; images without captions
+    count nowhere.
     """
     made = make(
-        *TASK, "task.caption.scst=true", "task.caption.dropout=0", f"task.caption.samples={samples}"
-    )
+        *TASK, "task.caption.scst=true", "task.caption.dropout=0",
+        f"task.caption.samples={samples}", f"task.caption.baseline={baseline}",
+    )  # fmt: skip
     task, batch = made.tasks["caption"], made.batch(3)
     made.model.eval()
     memory = torch.randn(3, 32, 5) * torch.tensor([1.0, 3.0, 9.0])[:, None, None]
     several = torch.arange(3).repeat_interleave(samples)
     drawn = sample(task.head.decoder, memory[several], task.marks)
-    scores = torch.rand(3 * samples)
+    greedy = search(task.head.decoder, memory, task.marks)
+    scores, of_greedy = torch.rand(3 * samples), torch.rand(3)
 
     def draw(decoder: object, read: torch.Tensor, *_: object) -> torch.Tensor:
         assert torch.equal(read, memory[several])
         return drawn
 
     def reward(tokens: torch.Tensor, image: torch.Tensor, _: object) -> torch.Tensor:
+        if len(image) == 3 and tokens is not drawn:
+            assert torch.equal(tokens, greedy)
+            assert image.tolist() == [0, 1, 2]
+            return of_greedy
         assert tokens is drawn
         assert torch.equal(image, several)
         return scores
@@ -686,7 +695,8 @@ def test_better_samples_become_likelier(
     before, wanted, better = likely(), 0.0, []
     for row, image in enumerate(several.tolist()):
         others = [scores[r] for r in range(len(scores)) if several[r] == image and r != row]
-        better.append(float(scores[row] - sum(others) / len(others)))
+        exceeded = sum(others) / len(others) if baseline == "others" else of_greedy[image]
+        better.append(float(scores[row] - exceeded))
         wanted -= better[-1] * float(before[row].detach()) * bool(known[image])
     optimizer = torch.optim.SGD(task.head.decoder.parameters(), lr=0.02)
     (mean,) = task.loss({"memory": memory}, batch, Upstream())[0].values()
@@ -717,11 +727,12 @@ def test_captions_of_one_reward_teach_nothing(
 @pytest.mark.parametrize(
     ("override", "said"),
     [
+        ("task.caption.samples=1", r"samples=1 leaves no others(.|\n)*baseline=greedy"),
         ("task.caption.levels=[p9]", r"task\.caption\.levels: the trunk has no level p9"),
         ("task.caption.heads=5", r"task\.caption\.width=32"),
         ("task.caption.levels=[]", r"task\.caption\.levels"),
         ("task.caption.beams=0", r"task\.caption\.beams"),
-        ("task.caption.samples=1", r"task\.caption\.samples"),
+        ("task.caption.samples=0", r"task\.caption\.samples"),
         ("task.caption.smoothing=2", r"task\.caption\.smoothing"),
     ],
 )
