@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unified.batch import Batch, positions
 from unified.slots import Slot
-from unified.task import Results, Task, Upstream
+from unified.task import Losses, Results, Task, Upstream
 from unified.trunks.layers import ConvNormAct
 
 Outputs = dict[str, dict[str, Tensor]]
@@ -74,6 +74,25 @@ class UnifiedModel(nn.Module):
     def named_tasks(self) -> dict[str, Task]:
         """Name → task, in the order in which they run."""
         return cast("dict[str, Task]", dict(self.tasks.items()))
+
+    def losses(
+        self, outputs: Outputs, batch: Batch, rows: Mapping[str, list[int] | None]
+    ) -> dict[str, Losses]:
+        """Every task's losses, of the inputs that it sees.
+
+        Args:
+            outputs: of the tasks, each on its inputs.
+            batch: all inputs, and what is known of them.
+            rows: task name → positions of its inputs, None for all.
+        """
+        upstream = Upstream()
+        losses = {}
+        for name, task in self.named_tasks().items():
+            upstream.add(*task.shares(outputs[name]))
+            losses[name], published = task.loss(outputs[name], batch.see(rows[name]), upstream)
+            if published is not None:
+                upstream.add(published)
+        return losses
 
     def decode(self, outputs: Outputs, batch: Batch) -> Results:
         """Every task's results, one per input that it sees in validation or prediction."""

@@ -21,7 +21,7 @@ from unified.kinds.kind import Source
 from unified.means import EpochMeans
 from unified.model import Outputs, UnifiedModel
 from unified.schema import Config
-from unified.task import DataSpec, Losses, Metric, Upstream
+from unified.task import DataSpec, Metric
 from unified.weighting import build_weighting, task_total, values_of
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class UnifiedModule(pl.LightningModule):
         rows = {name: batch.rows(task.views) for name, task in self.tasks.items()}
         features = self.model.extract(batch.images)
         outputs = self.model.discriminate(features, rows, self.weighting.enter)
-        learnt, seen = values_of(self._losses(outputs, batch, rows))
+        learnt, seen = values_of(self.model.losses(outputs, batch, rows))
         named = {f"{task}/{name}": v for task, own in seen.items() for name, v in own.items()}
         self.guard.note(self.global_step, named, batch.metas)
         total, count = self._join(seen).detach(), len(batch.metas)
@@ -94,19 +94,6 @@ class UnifiedModule(pl.LightningModule):
 
     def on_after_backward(self) -> None:
         self.weighting.learn()
-
-    def _losses(
-        self, outputs: Outputs, batch: Batch, rows: Mapping[str, list[int] | None]
-    ) -> dict[str, Losses]:
-        """Every task's losses, of the inputs that it sees."""
-        upstream = Upstream()
-        losses = {}
-        for name, task in self.tasks.items():
-            upstream.add(*task.shares(outputs[name]))
-            losses[name], published = task.loss(outputs[name], batch.see(rows[name]), upstream)
-            if published is not None:
-                upstream.add(published)
-        return losses
 
     def _join(self, values: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
         """One loss, with what codes add to it."""
