@@ -34,7 +34,7 @@ from unified.task import DataSpec, Task
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "real"
 Command = Callable[..., Answer]
-SMALL = ShapesConfig(train=32, val=12, size=64, seed=3)
+SMALL = ShapesConfig(train=32, val=12, test=12, size=64, seed=3)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -21,7 +21,8 @@ QUICK = (
     "data.workers=0", "data.batch_size=4",
 )  # fmt: skip
 SAME_AS_SHAPES = (
-    "data.shapes.train=32", "data.shapes.val=12", "data.shapes.size=64", "data.shapes.seed=3",
+    "data.shapes.train=32", "data.shapes.val=12", "data.shapes.test=12",
+    "data.shapes.size=64", "data.shapes.seed=3",
 )  # fmt: skip
 
 

@@ -143,9 +143,9 @@ def test_lvis_and_captions_agree_with_instances(shapes: Path) -> None:
 
 
 def test_individuals_recur_within_but_not_across_splits(tmp_path: Path) -> None:
-    generate(tmp_path / "shapes", ShapesConfig(train=60, val=30, size=64))
+    generate(tmp_path / "shapes", ShapesConfig(train=60, val=30, test=30, size=64))
     seen = []
-    for split in SPLITS:
+    for split in (*SPLITS, "test"):
         rows = load(tmp_path / "shapes", "instances", split)["annotations"]
         tracks = [a["track_id"] for a in rows if not a["iscrowd"]]
         assert len(set(tracks)) < 0.7 * len(tracks)
@@ -159,7 +159,18 @@ def test_individuals_recur_within_but_not_across_splits(tmp_path: Path) -> None:
             if not row["iscrowd"]:
                 looks.setdefault(row["track_id"], set()).add(fine[row["id"]])
         assert all(len(categories) == 1 for categories in looks.values())
-    assert not seen[0] & seen[1]
+    assert not seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2]
+
+
+def test_a_third_split_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    for name, count in (("two", 0), ("three", 3)):
+        generate(tmp_path / name, ShapesConfig(train=4, val=2, test=count, size=64))
+    assert not list((tmp_path / "two").rglob("*test*"))
+    assert len(list((tmp_path / "three" / "test").iterdir())) == 3
+    for folder in (*SPLITS, "annotations"):
+        for file in (tmp_path / "two" / folder).rglob("*.*"):
+            same = tmp_path / "three" / file.relative_to(tmp_path / "two")
+            assert same.read_bytes() == file.read_bytes()
 
 
 def test_colours_say_nothing_about_the_class() -> None:

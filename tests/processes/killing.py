@@ -17,6 +17,7 @@ import torch
 COMMON = (
     "data.shapes.train=32",
     "data.shapes.val=8",
+    "data.shapes.test=0",
     "data.shapes.size=64",
     "data.image_size=64",
     "data.batch_size=8",

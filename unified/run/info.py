@@ -30,7 +30,7 @@ def _described(data: DataConfig) -> Iterator[DataConfig]:
         yield data
         return
     with TemporaryDirectory() as folder:
-        few = replace(data.shapes, train=FEW, val=1)
+        few = replace(data.shapes, train=FEW, val=1, test=0)
         small = replace(data, root=str(Path(folder) / "shapes"), shapes=few)
         prepare(small)
         yield small

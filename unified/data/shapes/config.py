@@ -20,7 +20,7 @@ class ShapesConfig:
     """Size of the generated data set.
 
     Attributes:
-        train, val: number of images per split.
+        train, val, test: number of images per split; there may be none of `test`.
         size: side of an image in pixels.
         recurrence: how often an individual appears in its split. Frequent fine categories have
             many individuals, each at least one; the splits share none.
@@ -29,6 +29,7 @@ class ShapesConfig:
 
     train: Images = 3000
     val: Images = 200
+    test: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     size: Annotated[int, Meta(ge=64, le=4096)] = 128
     recurrence: Count = 30
     seed: Whole = 0

@@ -66,11 +66,13 @@ def generate(root: Path, config: ShapesConfig) -> bool:
             return False  # another process wrote it while this one waited
         partial = root.parent / f".{root.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
-        log.info("generating %d images in %s", config.train + config.val, root)
+        splits = ("train", config.train), ("val", config.val), ("test", config.test)
+        counts = {split: count for split, count in splits if count}
+        log.info("generating %d images in %s", sum(counts.values()), root)
         try:
             made(partial)
             frequency: list[str] = []
-            for index, (split, count) in enumerate((("train", config.train), ("val", config.val))):
+            for index, (split, count) in enumerate(counts.items()):
                 frequency = _write_split(partial, split, index, count, config, frequency)
             (partial / STAMP).write_text(json.dumps(stamp))
             if root.exists():
