@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unified.errors import ConfigError
 from unified.implicit.config import PLACES, ImplicitConfig
 from unified.implicit.decoder import Decoder
-from unified.implicit.operators import NEUTRAL, Operator, make_operator
+from unified.implicit.operators import OPERATORS, Operator
 from unified.slots import slots_of
 
 MakeDecoders = Callable[[Sequence[int], Sequence[float]], Sequence[Decoder]]
@@ -66,9 +66,9 @@ def fill_slots(config: ImplicitConfig, heads: Mapping[str, nn.Module], make: Mak
         if not chosen:
             continue
         widths = [slot.width for slot, _ in chosen]
-        decoders = make(widths, [NEUTRAL[operator] for _, operator in chosen])
+        decoders = make(widths, [OPERATORS[operator].neutral for _, operator in chosen])
         for (slot, operator), decoder in zip(chosen, decoders, strict=True):
-            slot.code = Code(decoder, make_operator(operator, slot.width))
+            slot.code = Code(decoder, OPERATORS[operator](slot.width))
 
 
 def codes_of(network: nn.Module) -> Iterator[tuple[str, Code]]:

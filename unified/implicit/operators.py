@@ -10,11 +10,17 @@ from torch.nn import functional as F
 class Operator(nn.Module):
     """x ⋆ code, for a feature (B, C, …) and a code (C,) or one that broadcasts against it.
 
+    Args:
+        width: C.
+
     Attributes:
         neutral: the code that leaves every feature as it is, 0 or 1 in each channel.
     """
 
     neutral: float
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
 
     def affine(self, code: Tensor) -> tuple[Tensor, Tensor]:
         """(scale, shift) with x ⋆ code = scale·x + shift, scale (C,) or a (C, C) matrix."""
@@ -59,7 +65,7 @@ class Concat(Operator):
     neutral = 0.0
 
     def __init__(self, width: int) -> None:
-        super().__init__()
+        super().__init__(width)
         self.feature_weight = nn.Parameter(torch.eye(width))
         self.code_weight = nn.Parameter(torch.empty(width, width).normal_(0.0, width**-0.5))
         self.bias = nn.Parameter(torch.zeros(width))
@@ -82,12 +88,5 @@ def _over_channels(code: Tensor, feature: Tensor) -> Tensor:
     return code.view(1, -1, *([1] * (feature.ndim - 2))) if code.ndim == 1 else code
 
 
-def make_operator(name: str, width: int) -> Operator:
-    """`add`, `mul` or `concat`."""
-    if name == "concat":
-        return Concat(width)
-    return Add() if name == "add" else Mul()
-
-
-NEUTRAL = {"add": Add.neutral, "mul": Mul.neutral, "concat": Concat.neutral}
-"""Operator name → the code that leaves a feature as it is."""
+OPERATORS: dict[str, type[Operator]] = {"add": Add, "mul": Mul, "concat": Concat}
+"""What `implicit.align` and `implicit.refine` may say."""
