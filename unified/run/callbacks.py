@@ -86,24 +86,46 @@ class SavedConfig(Callback):
 
 
 class Stopwatch(Callback):
-    """Seconds of training, those before a run was interrupted included."""
+    """Seconds of training and of its steps alone, those before an interruption included."""
 
     def __init__(self) -> None:
         self.before, self.began = 0.0, time.monotonic()
+        self.stepping, self.steps = 0.0, 0
+        self._since, self._first = 0.0, 0
 
     @property
     def seconds(self) -> float:
-        """So far."""
+        """Of all so far, scoring included."""
         return self.before + time.monotonic() - self.began
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Of a step with its wait for images, by the mean of what was finished of epochs."""
+        return self.stepping / self.steps if self.steps else None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.began = time.monotonic()
+        self.on_train_epoch_start(
+            trainer, pl_module
+        )  # one that goes on within an epoch begins none
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since, self._first = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any
+    ) -> None:
+        if rest[-1] + 1 == trainer.num_training_batches:  # scoring comes before the epoch's end
+            self.stepping += time.monotonic() - self._since
+            self.steps += trainer.global_step - self._first
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
+        return {"seconds": self.seconds, "stepping": self.stepping, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.before = float(state_dict["seconds"])
+        self.stepping = float(state_dict.get("stepping", 0))
+        self.steps = int(state_dict.get("steps", 0))
 
 
 class EpochLine(Callback):

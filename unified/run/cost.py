@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unified.implicit.bank import Code, codes_of
 from unified.model import UnifiedModel
+
+try:
+    import resource
+except ImportError:  # no such system
+    resource = None  # type: ignore[assignment]
 
 
 def measure_cost(model: UnifiedModel, size: int) -> dict[str, Any]:
@@ -49,15 +55,33 @@ def measure_cost(model: UnifiedModel, size: int) -> dict[str, Any]:
     return {"parts": parts | codes, "counted_by_torch": counts["Global"]}
 
 
+def peak_memory() -> int | None:
+    """Bytes: of the GPU's memory that this process took at most, else of the main memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def _count(model: UnifiedModel, size: int) -> dict[str, int]:
     """Module name → FLOPs of one forward pass, by torch's counter."""
     counter = FlopCounterMode(display=False)
     device, training = next(model.parameters()).device, model.training
-    model.eval()
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    model.eval().requires_grad_(False)  # the counter would follow gradients, even of views
     with torch.no_grad(), counter:
         model(torch.zeros(1, 3, size, size, device=device))
     model.train(training)
+    for parameter in learnt:
+        parameter.requires_grad_(True)
     return {name: int(sum(by.values())) for name, by in counter.get_flop_counts().items()}
+
+
+def flops_of(cost: Mapping[str, Any]) -> int:
+    """Of all parts together."""
+    return sum(part["flops"] for part in cost["parts"].values())
 
 
 def _count_into(totals: dict[str, int], name: str) -> Any:
@@ -78,7 +102,7 @@ def print_cost(cost: Mapping[str, Any], size: int) -> None:
     """A table with shares."""
     parts = cost["parts"]
     parameters = sum(p["parameters"] for p in parts.values())
-    flops = sum(p["flops"] for p in parts.values())
+    flops = flops_of(cost)
     table = Table(title=f"cost of one image at {size}×{size}")
     table.add_column("part")
     for heading in ("parameters", "share", "MFLOPs", "share"):

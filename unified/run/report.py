@@ -22,6 +22,7 @@ from unified.files import whole
 from unified.implicit.bank import codes_of
 from unified.inference import Predictor
 from unified.module import UnifiedModule
+from unified.run.cost import flops_of, measure_cost
 from unified.run.history import read_history
 from unified.run.pictures import draw_comparison, save_picture, tile
 from unified.run.plots import plot_curves, plot_history
@@ -44,7 +45,8 @@ def report(
     about = {name: said for name, m in module.metrics.items() if (said := m.about())}
     scored = {"scored": about} if about else {}
     with whole(folder / RESULTS) as file:
-        content = {"metrics": named, **scored, **facts_of(module), **facts}
+        cost = {"flops": flops_of(measure_cost(module.model, config.data.image_size))}
+        content = {"metrics": named, **scored, **facts_of(module), **cost, **facts}
         json.dump(content, file, indent=2, allow_nan=False)
     for name, metric in module.metrics.items():
         metric.write(folder)

@@ -30,6 +30,7 @@ from unified.run.callbacks import (
     TrainingBatchPicture,
 )
 from unified.run.checkpoints import BEST, LAST, Keeper
+from unified.run.cost import peak_memory
 from unified.run.folder import abandon, claimed, fresh_folder, refuse_full
 from unified.run.history import History, RowBeforeCheckpoint
 from unified.run.report import opening, report
@@ -141,8 +142,13 @@ def _learn(
         ) from error
     scores, epoch = _evaluate_best(trainer, module, data, best)
     if trainer.is_global_zero:
-        minutes = round(stopwatch.seconds / 60, 2)
-        facts = {"epochs": trainer.current_epoch, "best_epoch": epoch, "minutes": minutes}
+        facts = {
+            "epochs": trainer.current_epoch,
+            "best_epoch": epoch,
+            "minutes": round(stopwatch.seconds / 60, 2),
+            "step_seconds": stopwatch.step_seconds,
+            "peak_memory": peak_memory(),
+        }
         report(folder, module, data.val_dataset(), scores, facts)
     return scores
 
