@@ -66,6 +66,7 @@ USED_BY = {
     "ckpt": ("eval", "predict", "info"),
     "source": ("predict",),
     "out": ("train", "eval", "predict"),
+    "diagnose_every_n_steps": ("train",),
 }
 """Which commands a key means something to; the others refuse it."""
 LAUNCHER = "lightning.fabric.strategies.launchers.subprocess_script"

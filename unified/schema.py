@@ -98,6 +98,9 @@ class Config:
         augment: view name → what to draw.
         trainer: arguments of lightning.pytorch.Trainer, of which any may be added: +trainer.key=….
         logger: `_target_` and arguments of a Lightning logger, or null.
+        diagnose_every_n_steps: look at every task's gradients on the trunk, and at the codes, for
+            `gradients.csv`, `codes.csv` and their picture; a look costs a step and a backward pass
+            for every task.
     """
 
     command: str
@@ -119,6 +122,7 @@ class Config:
     task: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] | None = None
+    diagnose_every_n_steps: Count | None = None
 
 
 def validate(raw: DictConfig) -> Config:

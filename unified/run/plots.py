@@ -1,4 +1,4 @@
-"""Curves of a run: losses and metrics over epochs, precision over recall."""
+"""Plots, which need no screen: losses and metrics over epochs, precision over recall."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from unified.arrays import Array
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+__all__ = ["plot_curves", "plot_history", "plt"]
 
 
 def plot_history(rows: Sequence[Mapping[str, float]], primary: Sequence[str], file: Path) -> None:

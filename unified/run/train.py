@@ -31,6 +31,7 @@ from unified.run.callbacks import (
 )
 from unified.run.checkpoints import BEST, LAST, Keeper
 from unified.run.cost import peak_memory
+from unified.run.diagnostics import Diagnostics
 from unified.run.folder import abandon, claimed, fresh_folder, refuse_full
 from unified.run.history import History, RowBeforeCheckpoint
 from unified.run.report import opening, report
@@ -124,6 +125,8 @@ def _learn(
     ]
     if config.optim.ema_decay > 0:
         callbacks.append(RampedEMA(config.optim.ema_decay, config.optim.ema_ramp))
+    if config.diagnose_every_n_steps:
+        callbacks.append(Diagnostics(folder, config.diagnose_every_n_steps))
     if config.logger:
         callbacks.append(LearningRateMonitor("epoch"))
     callbacks.append(stop)  # behind those that a step is not complete without
