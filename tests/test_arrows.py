@@ -24,7 +24,7 @@ ALLOWED = {
 FLOORS = (
     "errors", "files", "bounds", "trust", "arrays", "classes", "rle", "view", "canvas", "slots",
     "kinds", "batch", "task", "implicit", "trunks", "ops", "model", "metrics", "data",
-    "weighting", "guard", "means", "schema", "build", "checkpoint", "weights", "module",
+    "weighting", "guard", "means", "ablation", "schema", "build", "checkpoint", "weights", "module",
     "inference", "run", "overrides", "saved", "help", "cli",
 )  # fmt: skip
 """Rooms of `unified`, from the top; each imports what stands above it."""

@@ -1,4 +1,4 @@
-"""`unified train | eval | predict | info`, everything else in Hydra's override syntax."""
+"""`unified train | eval | predict | info | ablate`, everything else in Hydra's override syntax."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ unified: one network learns many vision tasks at once, with implicit knowledge (
   unified eval    ckpt=RUN/best.ckpt [overrides]  score a checkpoint
   unified predict ckpt=RUN/best.ckpt source=IMAGE|FOLDER|GLOB out=FOLDER
   unified info    [overrides]                     parameters and FLOPs by trunk, heads, codes
+  unified ablate  ablation=NAME [overrides]       train arms with several seeds, and compare
 
 examples
   unified train                                   three tasks with codes on generated shapes
@@ -44,6 +45,7 @@ examples
   unified train -m seed=0,1,2 experiment=jde,ijde
   unified eval ckpt=RUN/best.ckpt data.val=val2017
   unified predict ckpt=RUN/best.ckpt source=photo.jpg out=DIR
+  unified ablate ablation=multitask ablation.seeds=[0,1,2]
 
 `unified COMMAND --help` lists the configuration groups and explains every key, `--cfg job` prints
 the configuration that a command line stands for.
@@ -53,20 +55,23 @@ COMMANDS = {
     "eval": "unified.run.evaluate.evaluate",
     "predict": "unified.run.predict.predict",
     "info": "unified.run.info.info",
+    "ablate": "unified.run.ablate.ablate",
 }
 ABOUT = {
     "train": "Train and evaluate, and leave a run folder.",
     "eval": "Score a checkpoint on the validation split of its data, or of other data.",
     "predict": "Pictures and predictions.json for an image, a folder or a glob.",
     "info": "Parameters and FLOPs by trunk, heads and codes.",
+    "ablate": "Train every arm of an ablation with every seed, and compare.",
 }
 USED_BY = {
     "resume": ("train",),
     "weights": ("train",),
     "ckpt": ("eval", "predict", "info"),
     "source": ("predict",),
-    "out": ("train", "eval", "predict"),
-    "diagnose_every_n_steps": ("train",),
+    "out": ("train", "eval", "predict", "ablate"),
+    "diagnose_every_n_steps": ("train", "ablate"),
+    "ablation": ("ablate",),
 }
 """Which commands a key means something to; the others refuse it."""
 LAUNCHER = "lightning.fabric.strategies.launchers.subprocess_script"
@@ -134,6 +139,8 @@ def _help(command: str, overrides: list[str]) -> None:
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def _compose_and_run(raw: DictConfig) -> None:
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweeping and raw.command == "ablate":
+        _fail(ConfigError("ablate is a sweep itself", "leave out -m"))
     job = [override.removeprefix("++") for override in HydraConfig.get().overrides.task[1:]]
     if sweeping:
         print(f"job {len(JOBS) + 1}: {' '.join(job)}", flush=True)

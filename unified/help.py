@@ -26,6 +26,7 @@ GROUPS = {
     "eval": ("data", "task", "trainer"),
     "predict": ("task",),
     "info": ("task", "trunk", "implicit", "data"),
+    "ablate": ("ablation",),
 }  # fmt: skip
 """Command → the groups whose keys mean something to it."""
 COLUMN = 34

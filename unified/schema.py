@@ -9,6 +9,7 @@ from msgspec import Meta
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from unified.ablation import AblationConfig
 from unified.bounds import Count, Name, NonNegative, Part, Positive, Share, Whole, checked
 from unified.data.augment import AugmentConfig
 from unified.data.config import DataConfig
@@ -101,6 +102,7 @@ class Config:
         diagnose_every_n_steps: look at every task's gradients on the trunk, and at the codes, for
             `gradients.csv`, `codes.csv` and their picture; a look costs a step and a backward pass
             for every task.
+        ablation: what `ablate` compares.
     """
 
     command: str
@@ -123,6 +125,7 @@ class Config:
     trainer: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] | None = None
     diagnose_every_n_steps: Count | None = None
+    ablation: AblationConfig | None = None
 
 
 def validate(raw: DictConfig) -> Config:

@@ -1,0 +1,220 @@
+"""What a sweep has found: scores, differences and costs, as tables and a picture."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unified.ablation import AblationConfig
+from unified.files import whole
+from unified.run.jobs import Job
+from unified.run.plots import plt
+from unified.run.statistics import RESAMPLES, Difference, holm, paired
+
+SIGNIFICANT = 0.05
+Scores = dict[str, dict[str, dict[str, dict[int, float]]]]
+"""Arm → task → metric → seed → value."""
+COSTS = {
+    "parameters": ("parameters", "{:,.0f}"),
+    "code_parameters": ("of codes", "{:,.0f}"),
+    "flops": ("MFLOPs", "{:,.1f}"),
+    "step_seconds": ("step, ms", "{:.0f}"),
+    "peak_memory": ("memory, MiB", "{:,.0f}"),
+    "minutes": ("minutes", "{:.1f}"),
+}
+"""Key of `results.json` → heading and format."""
+UNITS = {"flops": 1e-6, "step_seconds": 1e3, "peak_memory": 2**-20}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A task's first metric in two arms, over the seeds that both have."""
+
+    arm: str
+    other: str
+    task: str
+    metric: str
+    seeds: int
+    difference: Difference
+    corrected: float = nan
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.seeds < 2:
+            return "one seed says nothing"
+        if not self.difference.shown:
+            return "no difference shown"
+        way = "better" if self.difference.mean > 0 else "worse"
+        return way if self.corrected < SIGNIFICANT else f"{way}, not after correction"
+
+
+def compare(
+    plan: AblationConfig, jobs: Sequence[Job], words: Sequence[str], folder: Path
+) -> Scores:
+    """Write `report.md`, `scores.csv`, `differences.csv` and `report.png`, and print the report."""
+    found = {(job.arm, job.seed): job.results() for job in jobs if job.finished}
+    scores = scores_of(found)
+    compared = list(differences(plan, scores))
+    report = "\n\n".join(_parts(plan, words, found, scores, compared, len(jobs)))
+    with whole(folder / "report.md") as file:
+        file.write(report + "\n")
+    _write_scores(folder / "scores.csv", scores)
+    _write_differences(folder / "differences.csv", compared)
+    if compared:
+        plot_differences(compared, folder / "report.png")
+    print(f"{report}\n\nreport: {folder / 'report.md'}")
+    return scores
+
+
+def scores_of(found: Mapping[tuple[str, int], Mapping[str, Any]]) -> Scores:
+    """All that was scored; what a split has nothing of is left out."""
+    scores: Scores = {}
+    for (arm, seed), results in found.items():
+        for task, own in results["metrics"].items():
+            for metric, value in own.items():
+                if value is not None:
+                    of_task = scores.setdefault(arm, {}).setdefault(task, {})
+                    of_task.setdefault(metric, {})[seed] = float(value)
+    return scores
+
+
+def differences(plan: AblationConfig, scores: Scores) -> Iterator[Compared]:
+    """Every comparison of every task's first metric, p corrected for their number."""
+    rows: list[Compared] = []
+    for arm, other in plan.comparisons():
+        for task, metrics in scores.get(arm, {}).items():
+            metric = next(iter(metrics))
+            own, others = metrics[metric], scores.get(other, {}).get(task, {}).get(metric, {})
+            seeds = sorted(own.keys() & others.keys())
+            if seeds:
+                difference = paired([own[s] for s in seeds], [others[s] for s in seeds])
+                rows.append(Compared(arm, other, task, metric, len(seeds), difference))
+    corrected = holm([row.difference.p for row in rows])
+    for row, p in zip(rows, corrected, strict=True):
+        yield Compared(row.arm, row.other, row.task, row.metric, row.seeds, row.difference, p)
+
+
+def _parts(
+    plan: AblationConfig,
+    words: Sequence[str],
+    found: Mapping[tuple[str, int], Mapping[str, Any]],
+    scores: Scores,
+    compared: Sequence[Compared],
+    wanted: int,
+) -> Iterator[str]:
+    yield f"# Ablation: {plan.name}"
+    command = " ".join(["unified ablate", f"ablation={plan.name}", *words])
+    seeds = ", ".join(map(str, plan.seeds))
+    yield f"Made by `{command}`; {len(found)} of {wanted} runs, seeds {seeds}."
+    yield (
+        "The best epoch is chosen by `data.val`, and scored once on the split "
+        f"`{plan.test}`." if plan.test else
+        "The best epoch is chosen and scored on the same images: scores are too good, in all arms."
+    )  # fmt: skip
+    if not found:
+        return
+    firsts = {task: next(iter(own)) for arm in scores.values() for task, own in arm.items()}
+    rows = [
+        [arm, *(_spread(scores[arm].get(t, {}).get(m, {}).values()) for t, m in firsts.items())]
+        for arm in plan.arms if arm in scores
+    ]  # fmt: skip
+    yield "## Scores\n\nMean ± standard deviation over the seeds."
+    yield _table(["arm", *(f"{task} {metric}" for task, metric in firsts.items())], rows)
+    if compared:
+        yield (
+            "## Differences\n\nPaired by seed: mean, 95 % of the means of "
+            f"{RESAMPLES:,} bootstrap samples, p of Student's paired test, and p corrected for all "
+            f"{len(compared)} comparisons (Holm). Intervals of few seeds are too narrow: a "
+            "difference counts where they leave out zero and the corrected p is below "
+            f"{SIGNIFICANT}."
+        )
+        yield _table(
+            ["arm", "against", "score", "seeds", "difference", "95 %", "p", "corrected", ""],
+            [_difference_row(row) for row in compared],
+        )
+        yield "![differences](report.png)"
+    yield "## Cost\n\nMedians over the seeds; a step by the clock, with all that ran beside it."
+    yield _table(
+        ["arm", *(heading for heading, _ in COSTS.values())],
+        [[arm, *_costs([r for (a, _), r in found.items() if a == arm])] for arm in scores],
+    )
+    settings = "\n".join(f"{arm}: {' '.join(own)}" for arm, own in plan.arms.items())
+    yield f"## Arms\n\n```\n{settings}\nall: {' '.join([*plan.common, *words])}\n```"
+
+
+def _spread(values: Any) -> str:
+    own = list(values)
+    if not own:
+        return "–"
+    return f"{np.mean(own):.4f}" + (f" ± {np.std(own, ddof=1):.4f}" if len(own) > 1 else "")
+
+
+def _difference_row(row: Compared) -> list[str]:
+    d = row.difference
+    interval = "–" if isnan(d.low) else f"{d.low:+.4f} to {d.high:+.4f}"
+    tests = ["–" if isnan(p) else f"{p:.3f}" for p in (d.p, row.corrected)]
+    return [row.arm, row.other, f"{row.task} {row.metric}", str(row.seeds), f"{d.mean:+.4f}",
+            interval, *tests, row.verdict]  # fmt: skip
+
+
+def _costs(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for key, (_, shown) in COSTS.items():
+        values = [run[key] for run in runs if run.get(key) is not None]
+        yield shown.format(np.median(values) * UNITS.get(key, 1)) if values else "–"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
+
+
+def _write_scores(file: Path, scores: Scores) -> None:
+    with whole(file) as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["arm", "task", "metric", "seed", "value"])
+        writer.writerows(
+            [arm, task, metric, seed, value]
+            for arm, tasks in scores.items() for task, metrics in tasks.items()
+            for metric, seeds in metrics.items() for seed, value in seeds.items()
+        )  # fmt: skip
+
+
+def _write_differences(file: Path, compared: Sequence[Compared]) -> None:
+    names = ["arm", "against", "task", "metric", "seeds", "mean", "low", "high", "p", "corrected"]
+    with whole(file) as stream:
+        writer = csv.writer(stream)
+        writer.writerow(names)
+        for row in compared:
+            d = row.difference
+            writer.writerow([row.arm, row.other, row.task, row.metric, row.seeds,
+                             d.mean, d.low, d.high, d.p, row.corrected])  # fmt: skip
+
+
+def plot_differences(compared: Sequence[Compared], file: Path) -> None:
+    """Every difference with its interval, a panel per task."""
+    tasks = list(dict.fromkeys((row.task, row.metric) for row in compared))
+    most = max(sum(r.task == task for r in compared) for task, _ in tasks)
+    figure, axes = plt.subplots(
+        1, len(tasks), figsize=(5 * len(tasks), 1.5 + 0.4 * most), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for axis, (task, metric) in zip(axes[0], tasks, strict=True):
+        own = [row for row in compared if row.task == task][::-1]
+        for place, row in enumerate(own):
+            d = row.difference
+            colour = "tab:gray" if not d.shown else "tab:green" if d.mean > 0 else "tab:red"
+            if not isnan(d.low):
+                axis.plot([d.low, d.high], [place, place], color=colour)
+            axis.plot(d.mean, place, "o", color=colour)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_yticks(range(len(own)), [f"{row.arm} − {row.other}" for row in own])
+        axis.set(title=f"{task} {metric}", xlabel="difference, 95 %", ylim=(-0.7, len(own) - 0.3))
+        axis.grid(alpha=0.3, axis="x")
+    figure.savefig(file, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,139 @@
+"""One run of a sweep: trained and scored by processes of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from unified.errors import JobError
+from unified.files import made
+from unified.run.checkpoints import BEST
+from unified.run.report import RESULTS
+
+LAST_LINES = 5
+"""Of what a process said, where it says no error of the project's own."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """An arm with a seed.
+
+    Attributes:
+        arm, seed: which.
+        folder: of the run.
+        words: overrides of `unified train` that make it.
+        test: split that scores it, or None for the one that chose its best epoch.
+        options: of every command line, as `--config-dir=DIR`.
+    """
+
+    arm: str
+    seed: int
+    folder: Path
+    words: tuple[str, ...]
+    test: str | None = None
+    options: tuple[str, ...] = ()
+
+    @property
+    def trained(self) -> bool:
+        """Whether its training has come to its end."""
+        return (self.folder / RESULTS).is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return (self._scored / RESULTS).is_file()
+
+    @property
+    def log(self) -> Path:
+        """File of all that its processes say."""
+        return self.folder.parent / f"{self.folder.name}.log"
+
+    @property
+    def _scored(self) -> Path:
+        return self.folder if self.test is None else self.folder / self.test
+
+    @property
+    def _trust(self) -> tuple[str, ...]:
+        """Whose classes the run's own files may name."""
+        return tuple(word for word in self.words if word.startswith("trust="))
+
+    def run(self) -> None:
+        """Do what is left: train, go on with a training that was interrupted, score.
+
+        Raises:
+            JobError: a process ended with an error, which it quotes.
+        """
+        made(self.folder.parent)
+        with self.log.open("a") as log:
+            if not self.trained:
+                begun = (self.folder / "config.yaml").is_file()
+                new = (*self.words, f"out={self.folder}")
+                words = (f"resume={self.folder}", *self._trust) if begun else new
+                self._call(log, "train", *words)
+            if not self.finished:
+                shutil.rmtree(self._scored, ignore_errors=True)  # of a process that was killed
+                best = self.folder / f"{BEST}.ckpt"
+                where = (f"data.val={self.test}", f"out={self._scored}")
+                self._call(log, "eval", f"ckpt={best}", *where, *self._trust)
+
+    def _call(self, log: IO[str], *words: str) -> None:
+        command = [sys.executable, "-m", "unified.cli", *words, *self.options]
+        # Its own session: Ctrl-C is for the sweep, which passes it on once.
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            process.send_signal(signal.SIGTERM)  # a training saves where it stands
+            process.wait()
+            raise
+        if code:
+            raise JobError(f"{self.arm}, seed {self.seed}: {self.said()}", f"see {self.log}")
+
+    def said(self) -> str:
+        """Why it ended, as far as its log tells."""
+        lines = self.log.read_text().splitlines() if self.log.is_file() else []
+        errors = [line for line in lines if line.startswith("error: ")]
+        return errors[-1].removeprefix("error: ") if errors else " / ".join(lines[-LAST_LINES:])
+
+    def results(self) -> dict[str, Any]:
+        """What `results.json` of the training says, with the scores that count."""
+        facts: dict[str, Any] = json.loads((self.folder / RESULTS).read_text())
+        scored: dict[str, Any] = json.loads((self._scored / RESULTS).read_text())
+        return facts | {"metrics": scored["metrics"]}
+
+
+def in_order(jobs: Sequence[Job], told: Sequence[Job]) -> None:
+    """Run jobs one after the other in this process; one that fails does not hold up the others."""
+    for job in jobs:
+        run_and_tell(job, told)
+
+
+def run_and_tell(job: Job, every: Sequence[Job]) -> None:
+    """Run a job, and say how it went."""
+    print(f"{job.arm}, seed {job.seed}: {job.log}", flush=True)
+    try:
+        job.run()
+    except JobError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return
+    found = job.results()
+    scores = [
+        f"{task} {name} {'–' if value is None else f'{value:.4f}'}"
+        for task, own in found["metrics"].items()
+        for name, value in list(own.items())[:1]
+    ]
+    done = sum(one.finished for one in every)
+    print(
+        f"{job.arm}, seed {job.seed}: {', '.join(scores)} ({found['minutes']} min); "
+        f"{done} of {len(every)} runs are there",
+        flush=True,
+    )
