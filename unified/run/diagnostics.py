@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,37 +101,55 @@ def print_pulls(rows: Sequence[Row]) -> None:
 def plot_pulls(pulled: Sequence[Row], codes: Sequence[Row], file: Path) -> None:
     """Norms over time and cosines on the trunk, shares of every place, and how far codes moved."""
     figure, axes = plt.subplots(2, 2, figsize=(13, 9), layout="constrained")
-    means = mean_pulls(pulled, TRUNK)
-    names, places = list(means), list(dict.fromkeys(row["where"] for row in pulled))
-    for name in names:
-        own = [r for r in pulled if (r["where"], r["task"]) == (TRUNK, name)]
-        axes[0, 0].plot([r["step"] for r in own], [r["norm"] for r in own], label=name)
-    axes[0, 0].set(title="gradient on the trunk", xlabel="step", ylabel="norm", yscale="log")
-    axes[0, 0].legend(fontsize=8)
-    cosines = [[means[one][f"{COSINE}{other}"] for other in names] for one in names]
-    axes[0, 1].imshow(cosines, cmap="RdBu", vmin=-1, vmax=1)
-    for i, row in enumerate(cosines):
-        for j, value in enumerate(row):
-            axes[0, 1].text(j, i, f"{value:+.2f}", ha="center", va="center", fontsize=8)
-    axes[0, 1].set(title="cosines on the trunk, later half", xticks=range(len(names)),
-                   yticks=range(len(names)), yticklabels=names)  # fmt: skip
-    axes[0, 1].set_xticklabels(names, rotation=30, ha="right")
-    bottom = [0.0] * len(places)
-    of_place = {place: mean_pulls(pulled, place) for place in places}
-    sums = [sum(own["norm"] for own in of_place[place].values()) or 1.0 for place in places]
-    for name in names:
-        height = [of_place[p][name]["norm"] / s for p, s in zip(places, sums, strict=True)]
-        axes[1, 0].bar(places, height, bottom=bottom, label=name)
-        bottom = [b + h for b, h in zip(bottom, height, strict=True)]
-    axes[1, 0].set(title="shares of the norms, later half", ylim=(0, 1))
-    for code in dict.fromkeys(row["code"] for row in codes):
-        own = [row for row in codes if row["code"] == code]
-        axes[1, 1].plot([r["step"] for r in own], [r["drift"] for r in own], label=code)
-    axes[1, 1].set(title="codes: distance from the first look", xlabel="step")
-    if codes:
-        axes[1, 1].legend(fontsize=6, ncols=2)
+    names = list(mean_pulls(pulled, TRUNK))
+    colours = {name: f"C{place}" for place, name in enumerate(names)}
+    _plot_norms(axes[0, 0], pulled, colours)
+    _plot_cosines(axes[0, 1], mean_pulls(pulled, TRUNK))
+    _plot_shares(axes[1, 0], pulled, colours)
+    _plot_drift(axes[1, 1], codes, colours)
     figure.savefig(file, dpi=110)
     plt.close(figure)
+
+
+def _plot_norms(axis: Any, pulled: Sequence[Row], colours: Mapping[str, str]) -> None:
+    for name, colour in colours.items():
+        own = [r for r in pulled if (r["where"], r["task"]) == (TRUNK, name) and r["norm"] > 0]
+        axis.plot([r["step"] for r in own], [r["norm"] for r in own], color=colour, label=name)
+    axis.set(title="gradient on the trunk", xlabel="step", ylabel="norm", yscale="log")
+    axis.legend(fontsize=8)
+
+
+def _plot_cosines(axis: Any, means: Mapping[str, Mapping[str, float]]) -> None:
+    names = list(means)
+    cosines = [[means[one][f"{COSINE}{other}"] for other in names] for one in names]
+    axis.imshow(cosines, cmap="RdBu", vmin=-1, vmax=1)
+    for i, row in enumerate(cosines):
+        for j, value in enumerate(row):
+            if i != j:
+                axis.text(j, i, f"{value:+.2f}", ha="center", va="center", fontsize=8)
+    axis.set_title("cosines on the trunk, later half")
+    axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axis.set_yticks(range(len(names)), names)
+
+
+def _plot_shares(axis: Any, pulled: Sequence[Row], colours: Mapping[str, str]) -> None:
+    places = list(dict.fromkeys(row["where"] for row in pulled))
+    means = [mean_pulls(pulled, place) for place in places]
+    sums = [sum(own["norm"] for own in of_place.values()) or 1.0 for of_place in means]
+    bottom = [0.0] * len(places)
+    for name, colour in colours.items():
+        height = [own[name]["norm"] / total for own, total in zip(means, sums, strict=True)]
+        axis.bar(places, height, bottom=bottom, color=colour)
+        bottom = [b + h for b, h in zip(bottom, height, strict=True)]
+    axis.set(title="shares of the norms, later half", ylim=(0, 1))
+
+
+def _plot_drift(axis: Any, codes: Sequence[Row], colours: Mapping[str, str]) -> None:
+    for code in dict.fromkeys(row["code"] for row in codes):
+        own = [row for row in codes if row["code"] == code]
+        colour = colours[code.partition("/")[0]]
+        axis.plot([r["step"] for r in own], [r["drift"] for r in own], color=colour)
+    axis.set(title="codes: distance from the first look", xlabel="step")
 
 
 def _write(file: Path, rows: Sequence[Row]) -> None:

@@ -63,10 +63,11 @@ def compared(found: Pulls) -> Iterator[Row]:
 
 
 def code_numbers(model: UnifiedModel) -> dict[str, Tensor]:
-    """Name of every slot that is filled → what is learnt for it, (N,) float32."""
+    """`<task>/<slot>` of every slot that is filled → what is learnt for it, (N,) float32."""
     return {
-        name: torch.cat([p.detach().float().flatten() for p in code.parameters()])
-        for name, code in codes_of(model)
+        f"{name}/{slot}": torch.cat([p.detach().float().flatten() for p in code.parameters()])
+        for name, task in model.named_tasks().items()
+        for slot, code in codes_of(task.head)
     }
 
 
