@@ -13,7 +13,9 @@ from unified.errors import ConfigError
 
 ArmName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*$")]
 """Of a folder, too."""
-OF_A_JOB = ("command", "ablation", "seed", "out", "resume", "ckpt", "source")
+SplitName = Annotated[str, Meta(pattern=r"^\w[\w.-]*$")]
+"""Of a folder and of files."""
+OF_A_JOB = ("command", "ablation", "name", "seed", "out", "resume", "ckpt", "source")
 """Keys that the sweep sets itself."""
 
 
@@ -37,7 +39,7 @@ class AblationConfig:
     seeds: Annotated[list[Whole], Meta(min_length=1)]
     against: dict[str, list[str]] = field(default_factory=dict)
     common: list[str] = field(default_factory=list)
-    test: Name | None = None
+    test: SplitName | None = None
 
     def __post_init__(self) -> None:
         named = {"ablation.baseline": [self.baseline], "ablation.against": list(self.against)}
@@ -45,10 +47,15 @@ class AblationConfig:
         for key, arms in named.items():
             for arm in arms:
                 if arm not in self.arms:
-                    raise ConfigError(f"{key}: there is no arm {arm}", f"use {_list(self.arms)}")
+                    fix = f"use {_list(self.arms)}"
+                    if key.count(".") == 2:
+                        fix += f"; or say which, {key}=[…]"
+                    raise ConfigError(f"{key}: there is no arm {arm}", fix)
         for arm, others in self.against.items():
             if arm in others:
                 raise ConfigError(f"ablation.against.{arm} names the arm itself", "leave it out")
+            if len(set(others)) < len(others):
+                raise ConfigError(f"ablation.against.{arm} names an arm twice", "name each once")
         if len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"ablation.seeds={self.seeds} names a seed twice", "name each once")
         for key, words in (
@@ -57,7 +64,7 @@ class AblationConfig:
         ):
             for word in words:
                 name = word.lstrip("+~").partition("=")[0]
-                if name in OF_A_JOB:
+                if name in OF_A_JOB or name.split("/")[0].split(".")[0] == "hydra":
                     raise ConfigError(
                         f"ablation.{key}: {word} is not an arm's to say", "leave it out"
                     )

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from unified import __version__
 from unified.classes import class_at
@@ -119,6 +120,8 @@ def main() -> None:
         _fail(explained(error))
     except OmegaConfBaseException as error:
         _fail(_resolved(error))
+    except YAMLError as error:  # of a configuration of the user's own
+        _fail(ConfigError(" ".join(str(error).split()), "mend that file"))
     if JOBS:
         from unified.run.sweep import print_sweep
 

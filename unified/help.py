@@ -26,7 +26,8 @@ GROUPS = {
     "eval": ("data", "task", "trainer"),
     "predict": ("task",),
     "info": ("task", "trunk", "implicit", "data"),
-    "ablate": ("ablation",),
+    "ablate": ("ablation", "task", "trunk", "implicit", "data", "augment", "optim", "weighting",
+               "trainer"),
 }  # fmt: skip
 """Command → the groups whose keys mean something to it."""
 COLUMN = 34
@@ -55,7 +56,10 @@ def print_help(
     print(f"unified {command} [key=value …] [group=choice …]\n\n{about}")
     print("\ngroups: each choice is a file with values for the keys below")
     for folder, choices in _choices():
-        if folder in (*GROUPS[command], *(("experiment",) if command in ("train", "info") else ())):
+        if folder in (
+            *GROUPS[command],
+            *(("experiment",) if command in ("train", "info", "ablate") else ()),
+        ):
             _print_row(folder, choices)
     print("\nkeys, their values, and what they are")
     own = _documented(Config)

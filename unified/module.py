@@ -159,7 +159,9 @@ class UnifiedModule(pl.LightningModule):
             metric.gather()
         scores: dict[str, dict[str, float]] = {}
         if self.trainer.is_global_zero:
-            scores = {name: metric.compute() for name, metric in self.metrics.items()}
+            for name, metric in self.metrics.items():
+                found = metric.compute()  # what tasks are compared by comes first, in every table
+                scores[name] = {metric.primary: found[metric.primary]} | found
         return self.trainer.strategy.broadcast(scores)
 
     # --- Optimisation -------------------------------------------------------------------

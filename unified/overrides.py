@@ -56,6 +56,10 @@ def check_choices(arguments: Sequence[str]) -> None:
             continue
         known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
         value = override.value()
+        if override.key_or_group == "ablation" and not isinstance(value, str):
+            raise ConfigError(
+                f"{override.input_line} names none, or several", f"use one of: {', '.join(known)}"
+            )
         if isinstance(value, list) and override.key_or_group != "task":
             raise ConfigError(
                 f"{override.key_or_group}={override.get_value_element_as_str()} names several, of "

@@ -29,12 +29,14 @@ COSTS = {
     "minutes": ("minutes", "{:.1f}"),
 }
 """Key of `results.json` → heading and format."""
+COLOURS = {"better": "tab:green", "worse": "tab:red"}
+"""Of a verdict; others are gray."""
 UNITS = {"flops": 1e-6, "step_seconds": 1e3, "peak_memory": 2**-20}
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A task's first metric in two arms, over the seeds that both have."""
+    """The metric that a task is compared by, in two arms, over the seeds that both have."""
 
     arm: str
     other: str
@@ -49,20 +51,28 @@ class Compared:
         """In words."""
         if self.seeds < 2:
             return "one seed says nothing"
-        if not self.difference.shown:
+        if self.difference.shown and isnan(self.difference.p):
+            return "the same in each seed: no test"
+        if not self.difference.shown or self.difference.p >= SIGNIFICANT:
             return "no difference shown"
         way = "better" if self.difference.mean > 0 else "worse"
         return way if self.corrected < SIGNIFICANT else f"{way}, not after correction"
 
 
-def compare(
-    plan: AblationConfig, jobs: Sequence[Job], words: Sequence[str], folder: Path
-) -> Scores:
-    """Write `report.md`, `scores.csv`, `differences.csv` and `report.png`, and print the report."""
+def compare(plan: AblationConfig, jobs: Sequence[Job], command: str, folder: Path) -> Scores:
+    """Write `report.md`, `scores.csv`, `differences.csv` and `report.png`, and print the report.
+
+    Args:
+        plan, jobs: what was to be made.
+        command: that made it.
+        folder: of the files.
+    """
     found = {(job.arm, job.seed): job.results() for job in jobs if job.finished}
     scores = scores_of(found)
-    compared = list(differences(plan, scores))
-    report = "\n\n".join(_parts(plan, words, found, scores, compared, len(jobs)))
+    primary = {task: name for run in found.values() for task, name in run["primary"].items()}
+    compared = list(differences(plan, scores, primary))
+    parts = _parts(plan, command, found, scores, primary, compared, len(jobs))
+    report = "\n\n".join(parts)
     with whole(folder / "report.md") as file:
         file.write(report + "\n")
     _write_scores(folder / "scores.csv", scores)
@@ -85,13 +95,18 @@ def scores_of(found: Mapping[tuple[str, int], Mapping[str, Any]]) -> Scores:
     return scores
 
 
-def differences(plan: AblationConfig, scores: Scores) -> Iterator[Compared]:
-    """Every comparison of every task's first metric, p corrected for their number."""
+def differences(
+    plan: AblationConfig, scores: Scores, primary: Mapping[str, str]
+) -> Iterator[Compared]:
+    """Every comparison of every task by its primary metric, p corrected for their number."""
     rows: list[Compared] = []
     for arm, other in plan.comparisons():
         for task, metrics in scores.get(arm, {}).items():
-            metric = next(iter(metrics))
-            own, others = metrics[metric], scores.get(other, {}).get(task, {}).get(metric, {})
+            metric = primary[task]
+            own, others = (
+                metrics.get(metric, {}),
+                scores.get(other, {}).get(task, {}).get(metric, {}),
+            )
             seeds = sorted(own.keys() & others.keys())
             if seeds:
                 difference = paired([own[s] for s in seeds], [others[s] for s in seeds])
@@ -103,14 +118,14 @@ def differences(plan: AblationConfig, scores: Scores) -> Iterator[Compared]:
 
 def _parts(
     plan: AblationConfig,
-    words: Sequence[str],
+    command: str,
     found: Mapping[tuple[str, int], Mapping[str, Any]],
     scores: Scores,
+    primary: Mapping[str, str],
     compared: Sequence[Compared],
     wanted: int,
 ) -> Iterator[str]:
     yield f"# Ablation: {plan.name}"
-    command = " ".join(["unified ablate", f"ablation={plan.name}", *words])
     seeds = ", ".join(map(str, plan.seeds))
     yield f"Made by `{command}`; {len(found)} of {wanted} runs, seeds {seeds}."
     yield (
@@ -120,20 +135,18 @@ def _parts(
     )  # fmt: skip
     if not found:
         return
-    firsts = {task: next(iter(own)) for arm in scores.values() for task, own in arm.items()}
     rows = [
-        [arm, *(_spread(scores[arm].get(t, {}).get(m, {}).values()) for t, m in firsts.items())]
+        [arm, *(_spread(scores[arm].get(t, {}).get(m, {}).values()) for t, m in primary.items())]
         for arm in plan.arms if arm in scores
     ]  # fmt: skip
     yield "## Scores\n\nMean ± standard deviation over the seeds."
-    yield _table(["arm", *(f"{task} {metric}" for task, metric in firsts.items())], rows)
+    yield _table(["arm", *(f"{task} {metric}" for task, metric in primary.items())], rows)
     if compared:
         yield (
             "## Differences\n\nPaired by seed: mean, 95 % of the means of "
             f"{RESAMPLES:,} bootstrap samples, p of Student's paired test, and p corrected for all "
-            f"{len(compared)} comparisons (Holm). Intervals of few seeds are too narrow: a "
-            "difference counts where they leave out zero and the corrected p is below "
-            f"{SIGNIFICANT}."
+            f"{len(compared)} comparisons (Holm). Intervals of few seeds are too narrow: no "
+            f"difference is shown where they hold zero or p is {SIGNIFICANT} or more."
         )
         yield _table(
             ["arm", "against", "score", "seeds", "difference", "95 %", "p", "corrected", ""],
@@ -146,7 +159,7 @@ def _parts(
         [[arm, *_costs([r for (a, _), r in found.items() if a == arm])] for arm in scores],
     )
     settings = "\n".join(f"{arm}: {' '.join(own)}" for arm, own in plan.arms.items())
-    yield f"## Arms\n\n```\n{settings}\nall: {' '.join([*plan.common, *words])}\n```"
+    yield f"## Arms\n\n```\n{settings}\nall: {' '.join(plan.common)}\n```"
 
 
 def _spread(values: Any) -> str:
@@ -208,13 +221,14 @@ def plot_differences(compared: Sequence[Compared], file: Path) -> None:
         own = [row for row in compared if row.task == task][::-1]
         for place, row in enumerate(own):
             d = row.difference
-            colour = "tab:gray" if not d.shown else "tab:green" if d.mean > 0 else "tab:red"
+            colour = COLOURS.get(row.verdict, "tab:gray")
             if not isnan(d.low):
                 axis.plot([d.low, d.high], [place, place], color=colour)
             axis.plot(d.mean, place, "o", color=colour)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_yticks(range(len(own)), [f"{row.arm} − {row.other}" for row in own])
         axis.set(title=f"{task} {metric}", xlabel="difference, 95 %", ylim=(-0.7, len(own) - 0.3))
+        axis.locator_params(axis="x", nbins=5)
         axis.grid(alpha=0.3, axis="x")
     figure.savefig(file, dpi=110)
     plt.close(figure)

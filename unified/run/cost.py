@@ -55,10 +55,10 @@ def measure_cost(model: UnifiedModel, size: int) -> dict[str, Any]:
     return {"parts": parts | codes, "counted_by_torch": counts["Global"]}
 
 
-def peak_memory() -> int | None:
-    """Bytes: of the GPU's memory that this process took at most, else of the main memory."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes that this process took at most of a GPU's memory, else of the main memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -57,6 +57,7 @@ def compared(found: Pulls) -> Iterator[Row]:
         products = (products @ products.T).cpu()
         norms = products.diagonal().sqrt()
         cosines = products / (norms[:, None] * norms).clamp(min=torch.finfo(norms.dtype).tiny)
+        cosines = cosines.clamp(-1, 1)
         for name, norm, row in zip(own, norms.tolist(), cosines.tolist(), strict=True):
             others = {f"{COSINE}{other}": value for other, value in zip(own, row, strict=True)}
             yield {"where": place, "task": name, "norm": norm, **others}

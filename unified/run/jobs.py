@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -10,15 +9,26 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
-from unified.errors import JobError
+import msgspec
+
+from unified.errors import DataError, JobError
 from unified.files import made
 from unified.run.checkpoints import BEST
 from unified.run.report import RESULTS
 
+ATTEMPT = "$ unified "
+"""Begins the log of a process, so that it is not taken for that of an earlier one."""
 LAST_LINES = 5
 """Of what a process said, where it says no error of the project's own."""
+
+
+class Said(msgspec.Struct):
+    """What of `results.json` is compared."""
+
+    metrics: Annotated[dict[str, dict[str, float | None]], msgspec.Meta(min_length=1)]
+    primary: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Job:
 
     @property
     def _scored(self) -> Path:
-        return self.folder if self.test is None else self.folder / self.test
+        return self.folder if self.test is None else self.folder / f"eval-{self.test}"
 
     @property
     def _trust(self) -> tuple[str, ...]:
@@ -85,6 +95,8 @@ class Job:
 
     def _call(self, log: IO[str], *words: str) -> None:
         command = [sys.executable, "-m", "unified.cli", *words, *self.options]
+        log.write(f"{ATTEMPT}{' '.join(words)}\n")
+        log.flush()
         # Its own session: Ctrl-C is for the sweep, which passes it on once.
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -96,19 +108,37 @@ class Job:
             process.wait()
             raise
         if code:
+            log.write(f"status {code}\n")
+            log.flush()
             raise JobError(f"{self.arm}, seed {self.seed}: {self.said()}", f"see {self.log}")
 
     def said(self) -> str:
         """Why it ended, as far as its log tells."""
-        lines = self.log.read_text().splitlines() if self.log.is_file() else []
+        text = self.log.read_text() if self.log.is_file() else ""
+        lines = text.rpartition(ATTEMPT)[2].splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
         return errors[-1].removeprefix("error: ") if errors else " / ".join(lines[-LAST_LINES:])
 
     def results(self) -> dict[str, Any]:
-        """What `results.json` of the training says, with the scores that count."""
-        facts: dict[str, Any] = json.loads((self.folder / RESULTS).read_text())
-        scored: dict[str, Any] = json.loads((self._scored / RESULTS).read_text())
-        return facts | {"metrics": scored["metrics"]}
+        """What `results.json` of the training says, with the scores that count.
+
+        Raises:
+            DataError: a file of it is damaged.
+        """
+        facts, scored = _read(self.folder / RESULTS), _read(self._scored / RESULTS)
+        return facts | {"metrics": scored["metrics"], "primary": scored["primary"]}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a finished run says of itself."""
+    try:
+        content: dict[str, Any] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        msgspec.convert(content, Said)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise DataError(
+            f"{file} is damaged: {error}", "restore it, or delete its folder: it is made again"
+        ) from error
+    return content
 
 
 def in_order(jobs: Sequence[Job], told: Sequence[Job]) -> None:
@@ -126,10 +156,10 @@ def run_and_tell(job: Job, every: Sequence[Job]) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return
     found = job.results()
+    values = {task: found["metrics"][task][name] for task, name in found["primary"].items()}
     scores = [
-        f"{task} {name} {'–' if value is None else f'{value:.4f}'}"
-        for task, own in found["metrics"].items()
-        for name, value in list(own.items())[:1]
+        f"{task} {found['primary'][task]} {'–' if value is None else f'{value:.4f}'}"
+        for task, value in values.items()
     ]
     done = sum(one.finished for one in every)
     print(

@@ -46,7 +46,15 @@ def report(
     scored = {"scored": about} if about else {}
     with whole(folder / RESULTS) as file:
         cost = {"flops": flops_of(measure_cost(module.model, config.data.image_size))}
-        content = {"metrics": named, **scored, **facts_of(module), **cost, **facts}
+        compared = {name: metric.primary for name, metric in module.metrics.items()}
+        content = {
+            "metrics": named,
+            "primary": compared,
+            **scored,
+            **facts_of(module),
+            **cost,
+            **facts,
+        }
         json.dump(content, file, indent=2, allow_nan=False)
     for name, metric in module.metrics.items():
         metric.write(folder)

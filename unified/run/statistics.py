@@ -9,7 +9,7 @@ from math import isnan, nan
 import numpy as np
 from scipy import stats
 
-RESAMPLES = 10_000
+RESAMPLES, ROUNDING = 10_000, 1e-12
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Difference:
         mean: over the seeds.
         low, high: 95 % of the means of differences drawn with replacement lie between; NaN of one
             seed. Of few seeds they lie too close together: read `p` beside them.
-        p: of Student's paired test, two-sided; NaN of one seed.
+        p: of Student's paired test, two-sided; NaN of one seed, and where differences do not vary,
+            of which the test says nothing.
     """
 
     mean: float
@@ -42,8 +43,8 @@ def paired(arm: Sequence[float], other: Sequence[float]) -> Difference:
         return Difference(mean, nan, nan, nan)
     drawn = np.random.default_rng(0).choice(differences, (RESAMPLES, count)).mean(1)
     low, high = np.quantile(drawn, (0.025, 0.975)).tolist()
-    if not np.ptp(differences):  # nothing varies: the test divides by zero
-        return Difference(mean, low, high, 0.0 if mean else 1.0)
+    if np.ptp(differences) <= ROUNDING:
+        return Difference(mean, low, high, nan if abs(mean) > ROUNDING else 1.0)
     return Difference(mean, low, high, float(stats.ttest_1samp(differences, 0).pvalue))
 
 

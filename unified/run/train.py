@@ -150,7 +150,7 @@ def _learn(
             "best_epoch": epoch,
             "minutes": round(stopwatch.seconds / 60, 2),
             "step_seconds": stopwatch.step_seconds,
-            "peak_memory": peak_memory(),
+            "peak_memory": peak_memory(trainer.strategy.root_device),
         }
         report(folder, module, data.val_dataset(), scores, facts)
     return scores

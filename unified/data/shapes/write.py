@@ -88,8 +88,11 @@ def generate(root: Path, config: ShapesConfig) -> bool:
 def _is_there(root: Path, stamp: dict[str, Any]) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    with suppress(OSError, ValueError):  # what is damaged is not that data set
-        if json.loads((root / STAMP).read_text()) == stamp:
+    with suppress(OSError, ValueError, TypeError):  # what is damaged is not that data set
+        there = json.loads((root / STAMP).read_text())
+        # A third split leaves the others as they are, and is asked for where it is read.
+        third = {there.get("test", 0), stamp["test"]} - {0}
+        if len(third) < 2 and there | {"test": 0} == stamp | {"test": 0}:
             return True
     raise ConfigError(
         f"{root} exists and is not the shapes data set asked for ({stamp})",
