@@ -21,8 +21,7 @@ $(READY): pyproject.toml
 	touch $@
 
 train: $(READY) ## set up, then train detection, classification and embedding with codes on shapes
-	$(BIN)/unified train experiment=ijde 'task=[detection,classification,embedding]' \
-	  data.image_size=192 data.batch_size=6 trainer.max_epochs=6 $(ARGS)
+	$(BIN)/unified train experiment=ijde 'task=[detection,classification,embedding]' $(ARGS)
 
 test: $(READY) ## lint, types, import arrows and tests
 	$(BIN)/ruff check .

@@ -48,7 +48,7 @@ def main() -> None:
             "`trunk=tiny`, detection and keypoints with codes. Generated: scored on 200 held-out "
             "images whose figures are none of those learnt from; they choose the better of two epochs (of 8: none, the last one counts). coco-mini: "
             "80 real images until they are learnt, scored on those same images; they teach nothing "
-            "that generalises. Minutes depend on what else the machine did: here two runs at a time.",
+            "that generalises. Minutes depend on what else the machine did: the run of 8 epochs had it to itself.",
             table(
                 ["images", "box AP", *(f"OKS {n}" for n in NAMES), "minutes"],
                 [

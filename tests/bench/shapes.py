@@ -14,15 +14,6 @@ from results import ROOT, table, train, write
 
 GOALS = {("detection", "AP"): 0.5, ("classification", "mAP"): 0.83, ("embedding", "Recall@1"): 0.8}
 
-MAIN = [
-    "experiment=ijde",
-    "task=[detection,classification,embedding]",
-    "data.image_size=192",
-    "data.batch_size=6",
-    "trainer.max_epochs=6",
-]
-"""What `make train` says."""
-
 HOW_TO_READ = """## How to read these figures
 
 They show that the whole path learns; they are no benchmark. The goals lie a little below the \
@@ -47,7 +38,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         results = json.loads((folder / "results.json").read_text())
     else:
-        results = train(folder, *MAIN)
+        results = train(folder, "experiment=ijde", "task=[detection,classification,embedding]")
     for picture in ("predictions.jpg", "train_batch.jpg"):
         target = ROOT / "docs" / "images" / picture
         target.parent.mkdir(parents=True, exist_ok=True)
