@@ -7,6 +7,7 @@ import gc
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -21,7 +22,7 @@ from unified.errors import DataError
 from unified.guard import INTERVAL, FiniteGuard
 from unified.implicit.bank import codes_of
 from unified.module import UnifiedModule
-from unified.run.callbacks import RampedEMA
+from unified.run.callbacks import RampedEMA, Stopwatch
 from unified.run.checkpoints import RunCheckpoints
 from unified.run.history import History, read_history
 from unified.run.train import train
@@ -221,6 +222,32 @@ def test_average_follows_and_its_decay_ramps(decay: float, tmp_path: Path) -> No
     torch.testing.assert_close(module.weight.detach(), torch.full((3,), expected))
     torch.testing.assert_close(module.mean, torch.tensor(expected))
     assert module.seen == 2 * steps
+
+
+def test_a_stopwatch_counts_steps_and_not_the_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor an epoch before the interruption twice."""
+    now = [100.0]
+    monkeypatch.setattr("unified.run.callbacks.time.monotonic", lambda: now[0])
+    trainer = SimpleNamespace(global_step=0, num_training_batches=4)
+    watch, again = Stopwatch(), Stopwatch()
+    watch.on_train_start(trainer, None)
+    for _ in range(2):
+        watch.on_train_epoch_start(trainer, None)
+        for index in range(4):
+            now[0] += 3
+            trainer.global_step += index % 2  # two batches a step
+            watch.on_train_batch_end(trainer, None, None, None, index)
+        now[0] += 50  # is scored
+    assert watch.step_seconds == 6
+    assert watch.seconds == 2 * (12 + 50)
+    again.load_state_dict(watch.state_dict())
+    again.on_train_start(trainer, None)  # in the middle of an epoch
+    now[0] += 12
+    trainer.global_step += 1
+    again.on_train_batch_end(trainer, None, None, None, 3)
+    assert again.step_seconds == (24 + 12) / 5
+    assert again.seconds == 2 * (12 + 50) + 12
+    assert Stopwatch().step_seconds is None
 
 
 def test_a_checkpoint_replaces_its_predecessor_in_one_step(

@@ -6,14 +6,18 @@ import copy
 import csv
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from unified.run.gradients import COSINE, TRUNK, compared, mean_pulls, pulls
+from unified.implicit.bank import codes_of
+from unified.run.diagnostics import Diagnostics
+from unified.run.gradients import COSINE, TRUNK, code_numbers, compared, mean_pulls, pulls
 
 Command = Callable[..., Any]
 EVERY = "diagnose_every_n_steps=2"
@@ -121,6 +125,36 @@ def test_a_run_learns_the_same_and_leaves_tables_and_a_picture(
     with Image.open(tmp_path / "whole" / "gradients.png") as picture:
         assert picture.width > 1000
     assert not (trained / "gradients.csv").exists()
+
+
+def test_drift_is_from_the_first_look_of_the_whole_run(make: Callable, tmp_path: Path) -> None:
+    """A run that goes on remembers it."""
+    model, before, after = make().model, Diagnostics(tmp_path, 1), Diagnostics(tmp_path, 1)
+    assert {row["drift"] for row in before._moved(model)} == {0.0}
+    after.load_state_dict(before.state_dict())
+    with torch.no_grad():
+        for _, code in codes_of(model):
+            for parameter in code.parameters():
+                parameter += 2
+    rows = {row["code"]: row for row in after._moved(model)}
+    assert rows["embedding/refine.p3"]["drift"] == pytest.approx(2 * 64**0.5)
+    sizes = {name: len(numbers) for name, numbers in code_numbers(model).items()}
+    assert all(row["drift"] == pytest.approx(2 * sizes[n] ** 0.5) for n, row in rows.items())
+
+
+def test_a_step_of_several_batches_is_looked_at_once(make: Callable, tmp_path: Path) -> None:
+    made, looks = make(), Diagnostics(tmp_path, 2)
+    module, batch = made.module().train(), made.batch()
+    for batches, step in enumerate((0, 0, 1, 1, 2, 2)):
+        trainer = SimpleNamespace(
+            global_step=step, is_global_zero=True,
+            precision_plugin=SimpleNamespace(forward_context=nullcontext),
+        )  # fmt: skip
+        looks.on_train_batch_start(trainer, module, batch, batches)
+    steps = [
+        row["step"] for row in looks.pulls if (row["where"], row["task"]) == (TRUNK, "detection")
+    ]
+    assert steps == [0, 2]
 
 
 def test_only_training_looks(run_command: Command, trained: Path, tmp_path: Path) -> None:
