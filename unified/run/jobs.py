@@ -97,7 +97,7 @@ class Job:
         command = [sys.executable, "-m", "unified.cli", *words, *self.options]
         log.write(f"{ATTEMPT}{' '.join(words)}\n")
         log.flush()
-        # Its own session: Ctrl-C is for the sweep, which passes it on once.
+        # Apart from the terminal: Ctrl-C is for the sweep, which passes it on once.
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
