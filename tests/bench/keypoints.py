@@ -57,7 +57,7 @@ def main() -> None:
                     row("coco-mini, the 80 learnt", real),
                 ],
             ),
-            f"```\nunified train {' '.join(SHAPES)}\nunified train {' '.join(shown)}\n```",
+            f"```\nunified train {' '.join(SHAPES)}\nunified train {' '.join(SHORT)}\nunified train {' '.join(shown)}\n```",
         ],
     )
 

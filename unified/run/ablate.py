@@ -269,7 +269,8 @@ def _interrupted(folder: Path) -> Iterator[None]:
         raise KeyboardInterrupt  # which launchers do not take for a failed job
 
     listens = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if listens else ()
+    names = ("SIGTERM", "SIGINT", "SIGHUP") if listens else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
