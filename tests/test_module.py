@@ -29,7 +29,7 @@ from unified.run.train import train
 from unified.schema import Config
 from unified.task import Upstream
 from unified.view import ImageMeta
-from unified.weighting import task_total, values_of
+from unified.weighting.values import task_total, values_of
 
 
 @pytest.fixture

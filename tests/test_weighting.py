@@ -9,7 +9,9 @@ import torch
 
 from unified.bounds import checked
 from unified.errors import ConfigError
-from unified.weighting import WeightingConfig, build_weighting, task_total
+from unified.weighting.build import build_weighting
+from unified.weighting.config import WeightingConfig
+from unified.weighting.values import task_total
 
 
 def test_fixed_weights_add_up() -> None:

@@ -22,7 +22,7 @@ from unified.model import UnifiedModel
 from unified.schema import Config
 from unified.task import DataSpec, Task, Upstream
 from unified.trunks.features import Trunk
-from unified.weighting import build_weighting
+from unified.weighting.build import build_weighting
 
 TaskTypes = Mapping[str, type[Task]]
 GIVEN = {"trunk": ("image_size",), "task": ("features", "data", "upstream")}

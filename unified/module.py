@@ -22,7 +22,8 @@ from unified.means import EpochMeans
 from unified.model import Outputs, UnifiedModel
 from unified.schema import Config
 from unified.task import DataSpec, Metric
-from unified.weighting import build_weighting, task_total, values_of
+from unified.weighting.build import build_weighting
+from unified.weighting.values import task_total, values_of
 
 log = logging.getLogger(__name__)
 SCORE = "score"

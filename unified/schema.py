@@ -15,7 +15,7 @@ from unified.data.augment import AugmentConfig
 from unified.data.config import DataConfig
 from unified.errors import ConfigError
 from unified.implicit.config import ImplicitConfig
-from unified.weighting import WeightingConfig
+from unified.weighting.config import WeightingConfig
 
 RunName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/\\\x00]+$")]
 """Of a folder in `runs`, and not of one elsewhere."""

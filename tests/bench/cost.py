@@ -25,7 +25,7 @@ from unified.model import UnifiedModel
 from unified.run.cost import measure_cost
 from unified.task import DataSpec, Upstream
 from unified.trunks.csp import CSPTrunk
-from unified.weighting import values_of
+from unified.weighting.values import values_of
 
 SIZE, BATCH = 320, 4
 CSP = {"stem": 32, "widths": [64, 128, 256, 512, 1024], "depths": [1, 2, 8, 8, 4], "neck_depth": 2}

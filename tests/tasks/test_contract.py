@@ -17,7 +17,7 @@ from unified.build import order_tasks
 from unified.errors import ConfigError
 from unified.kinds.kind import STRONG
 from unified.task import Publication, Task, Upstream
-from unified.weighting import values_of
+from unified.weighting.values import values_of
 
 TASKS = sorted(p.stem for p in (Path(conf.__file__).parent / "task").glob("*.yaml"))
 NEEDED = {

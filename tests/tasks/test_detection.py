@@ -17,7 +17,7 @@ from unified.ops.matching import match
 from unified.task import DataSpec, Upstream
 from unified.trunks.features import Level
 from unified.view import ImageMeta, View, letterbox
-from unified.weighting import values_of
+from unified.weighting.values import values_of
 
 FEATURES = {"p3": Level(16, 8), "p4": Level(16, 16), "p5": Level(16, 32)}
 SPACE = ObjectSpace((3, 7, 9), ("a", "b", "c"))

@@ -11,7 +11,7 @@ from tasks.embedding import Memory
 from unified.errors import ConfigError
 from unified.task import Upstream
 from unified.view import PLAIN
-from unified.weighting import values_of
+from unified.weighting.values import values_of
 
 
 def contrast(task, vectors: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:

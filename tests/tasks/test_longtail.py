@@ -32,7 +32,7 @@ from unified.ops.losses import focal_gradient, focal_loss
 from unified.ops.matching import match
 from unified.task import Upstream
 from unified.view import ImageMeta, View, compose, letterbox
-from unified.weighting import values_of
+from unified.weighting.values import values_of
 
 SIZE = 64
 

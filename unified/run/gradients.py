@@ -13,7 +13,7 @@ from unified.batch import Batch
 from unified.implicit.bank import codes_of
 from unified.model import UnifiedModel
 from unified.module import UnifiedModule, reach
-from unified.weighting import task_total, values_of
+from unified.weighting.values import task_total, values_of
 
 TRUNK = "trunk"
 """Where all parameters of the trunk are meant; other places are levels of its pyramid."""

@@ -1,0 +1,32 @@
+"""From configuration to a weighting."""
+
+from __future__ import annotations
+
+from unified.errors import ConfigError
+from unified.weighting.balance import BalanceWeighting
+from unified.weighting.config import WeightingConfig
+from unified.weighting.dwa import DwaWeighting
+from unified.weighting.fixed import FixedWeighting
+from unified.weighting.uncertainty import UncertaintyWeighting
+
+WEIGHTINGS = {
+    "fixed": FixedWeighting,
+    "uncertainty": UncertaintyWeighting,
+    "dwa": DwaWeighting,
+    "balance": BalanceWeighting,
+}
+
+
+def build_weighting(config: WeightingConfig, tasks: list[str]) -> FixedWeighting:
+    """The weighting of a run.
+
+    Raises:
+        ConfigError: a factor is given for a task that takes no part.
+    """
+    unknown = sorted(set(config.tasks) - set(tasks))
+    if unknown:
+        raise ConfigError(
+            f"weighting.tasks.{unknown[0]}: no such task in this run", f"use {', '.join(tasks)}"
+        )
+    own = {name: float(config.tasks.get(name, 1.0)) for name in tasks}
+    return WEIGHTINGS[config.kind](own, float(config.scale))
