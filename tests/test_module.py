@@ -154,7 +154,6 @@ def test_balance_rules_what_reaches_the_trunk(make: Callable) -> None:
     made.model.eval()
     trunk = list(made.model.trunk.parameters())
     module.training_step(batch, 0).backward()
-    module.on_after_backward()
     factors = module.weighting.factors()
     assert module.train_row()["factor/stuff"] == factors["stuff"]
     assert len({round(factor, 3) for factor in factors.values()} | {1.0, 0.5}) == 4

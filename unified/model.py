@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -14,10 +14,6 @@ from unified.task import Losses, Results, Task, Upstream
 from unified.trunks.layers import ConvNormAct
 
 Outputs = dict[str, dict[str, Tensor]]
-
-
-def _as_they_are(task: str, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    return features
 
 
 class UnifiedModel(nn.Module):
@@ -42,7 +38,7 @@ class UnifiedModel(nn.Module):
         Returns:
             Task name → output name → tensor with channels on axis 1.
         """
-        return self.discriminate(self.extract(images))
+        return self.discriminate(dict.fromkeys(self.tasks, self.extract(images)))
 
     def extract(self, images: Tensor) -> dict[str, Tensor]:
         """The explicit representation f_θ(x): level name → (B, C, H/stride, W/stride)."""
@@ -55,19 +51,17 @@ class UnifiedModel(nn.Module):
 
     def discriminate(
         self,
-        features: Mapping[str, Tensor],
+        features: Mapping[str, Mapping[str, Tensor]],
         rows: Mapping[str, list[int] | None] | None = None,
-        enter: Callable[[str, Mapping[str, Tensor]], Mapping[str, Tensor]] = _as_they_are,
     ) -> Outputs:
         """Every task's head, on the inputs that it sees.
 
         Args:
-            features: of all inputs.
+            features: task name → those of all inputs that its head reads.
             rows: task name → positions of its inputs, None for all.
-            enter: task name and features → what its head reads.
         """
         return {
-            name: task.head(enter(name, _take(features, rows.get(name) if rows else None)))
+            name: task.head(_take(features[name], rows.get(name) if rows else None))
             for name, task in self.named_tasks().items()
         }
 

@@ -83,7 +83,7 @@ class UnifiedModule(pl.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         rows = {name: batch.rows(task.views) for name, task in self.tasks.items()}
         features = self.model.extract(batch.images)
-        outputs = self.model.discriminate(features, rows, self.weighting.enter)
+        outputs = self.model.discriminate(self.weighting.enter(features), rows)
         learnt, seen = values_of(self.model.losses(outputs, batch, rows))
         named = {f"{task}/{name}": v for task, own in seen.items() for name, v in own.items()}
         self.guard.note(self.global_step, named, batch.metas)
@@ -92,9 +92,6 @@ class UnifiedModule(pl.LightningModule):
         self.means.add(named | {LOSS: total}, count)
         self.log(f"{LOSS}_step", total, prog_bar=True, batch_size=count)
         return self._join(learnt) + reach(features, *outputs.values())
-
-    def on_after_backward(self) -> None:
-        self.weighting.learn()
 
     def _join(self, values: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
         """One loss, with what codes add to it."""
@@ -137,7 +134,7 @@ class UnifiedModule(pl.LightningModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         rows = {name: batch.rows(task.checked_views) for name, task in self.tasks.items()}
         features = self.model.extract(batch.images)
-        outputs = self.model.discriminate(features, rows)
+        outputs = self.model.discriminate(dict.fromkeys(self.tasks, features), rows)
         self.guard.note(self.global_step, extremes(outputs), batch.metas)
         found = self.model.decode(outputs, batch)
         for name, metric in self.metrics.items():

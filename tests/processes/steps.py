@@ -71,7 +71,6 @@ def main(rank: int, world: int, port: str, out: str, *overrides: str) -> None:
         optimizer.zero_grad()
         module.means.reset()
         step(make_batch(data, number, rank, world)).backward()
-        module.on_after_backward()
         logged.append(module.train_row())
         gradients.append({n: p.grad.clone() for n, p in module.named_parameters()})
         optimizer.step()

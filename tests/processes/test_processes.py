@@ -40,12 +40,12 @@ def run(world: int, folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "overrides",
     [
-        [EVERYTHING, "implicit=vector", "task.caption.view=strong"],
+        [EVERYTHING, "implicit=vector", "task.caption.view=strong", "weighting=torchjd"],
         [EVERYTHING, "implicit=none", "task.embedding.views=[strong,weak]", "task.stuff.view=weak",
          "weighting=uncertainty"],
         [EVERYTHING, "implicit=vector", "weighting=balance"],
     ],
-    ids=["one view", "two views", "balance"],
+    ids=["one view, torchjd", "two views", "balance"],
 )  # fmt: skip
 def test_two_processes_are_one_with_twice_the_batch(
     overrides: list[str], small: list[str], tmp_path: Path

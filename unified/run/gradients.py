@@ -34,7 +34,8 @@ def pulls(module: UnifiedModule, batch: Batch) -> Pulls:
     tasks, factors = model.named_tasks(), module.weighting.factors()
     rows = {name: batch.rows(task.views) for name, task in tasks.items()}
     features = model.extract(batch.images)
-    losses = model.losses(model.discriminate(features, rows), batch, rows)
+    outputs = model.discriminate(dict.fromkeys(tasks, features), rows)
+    losses = model.losses(outputs, batch, rows)
     learnt, _ = values_of(losses)
     weights = [p for p in model.trunk.parameters() if p.requires_grad]
     found: Pulls = {place: {} for place in (TRUNK, *features)}

@@ -7,6 +7,7 @@ from unified.weighting.balance import BalanceWeighting
 from unified.weighting.config import WeightingConfig
 from unified.weighting.dwa import DwaWeighting
 from unified.weighting.fixed import FixedWeighting
+from unified.weighting.jacobian import build_torchjd
 from unified.weighting.uncertainty import UncertaintyWeighting
 
 WEIGHTINGS = {
@@ -21,7 +22,8 @@ def build_weighting(config: WeightingConfig, tasks: list[str]) -> FixedWeighting
     """The weighting of a run.
 
     Raises:
-        ConfigError: a factor is given for a task that takes no part.
+        ConfigError: a factor is given for a task that takes no part, or torchjd has no such
+            method.
     """
     unknown = sorted(set(config.tasks) - set(tasks))
     if unknown:
@@ -29,4 +31,7 @@ def build_weighting(config: WeightingConfig, tasks: list[str]) -> FixedWeighting
             f"weighting.tasks.{unknown[0]}: no such task in this run", f"use {', '.join(tasks)}"
         )
     own = {name: float(config.tasks.get(name, 1.0)) for name in tasks}
-    return WEIGHTINGS[config.kind](own, float(config.scale))
+    scale = float(config.scale)
+    if config.kind == "torchjd":
+        return build_torchjd(own, scale, config.method, config.options)
+    return WEIGHTINGS[config.kind](own, scale)

@@ -23,12 +23,9 @@ class FixedWeighting(nn.Module):
         super().__init__()
         self.tasks, self.scale = dict(tasks), scale
 
-    def enter(self, task: str, features: Features) -> Features:
-        """What a task reads of the pyramid."""
-        return features
-
-    def learn(self) -> None:
-        """From the gradients of a step, before they are used."""
+    def enter(self, features: Features) -> dict[str, Features]:
+        """Task name → what it reads of the pyramid."""
+        return dict.fromkeys(self.tasks, features)
 
     def end_epoch(self, losses: Mapping[str, float]) -> None:
         """Learn from the epoch's mean of every task's loss."""
