@@ -173,7 +173,7 @@ class Made:
         return DataModule(c.data, c.augment, self.tasks, self.spec.spaces, self.sources, c.seed)
 
     def module(self) -> UnifiedModule:
-        return UnifiedModule(self.config, self.model, self.spec, self.data.val_split.sources)
+        return UnifiedModule(self.config, self.model, self.spec, self.data.val_split)
 
     def batch(self, count: int = 8, training: bool = True) -> Batch:
         """The first images of the training split, or of validation."""

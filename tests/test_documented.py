@@ -59,6 +59,8 @@ def test_a_documented_command_works(
     shutil.copytree(trained, tmp_path / "RUN")
     shutil.copytree(trained, tmp_path / "runs/unified/2026-01-31_12-00-00")
     shutil.copy(next((shapes / "val").glob("*.jpg")), tmp_path / "photo.jpg")
+    if "captioned" in line:
+        shutil.copytree(shapes, tmp_path / "captioned")
     more: list[str] = []
     if command == "train" and not any(a.startswith("resume=") for a in arguments):
         more += [*QUICK, f"data.root={shapes}"]

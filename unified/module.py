@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from unified.batch import Batch
 from unified.checkpoint import ABOUT, describe
+from unified.data.split import Split
 from unified.guard import FiniteGuard
 from unified.implicit.bank import codes_of, penalty
-from unified.kinds.kind import Source
 from unified.means import EpochMeans
 from unified.model import Outputs, UnifiedModel
 from unified.schema import Config
@@ -41,7 +41,7 @@ class UnifiedModule(pl.LightningModule):
         config: the run.
         model: network and tasks.
         data: what they were built from.
-        truth: kind → the annotated source that validation scores against.
+        truth: the annotated images that validation scores against.
     """
 
     def __init__(
@@ -49,15 +49,16 @@ class UnifiedModule(pl.LightningModule):
         config: Config,
         model: UnifiedModel,
         data: DataSpec,
-        truth: Mapping[str, Source],
+        truth: Split,
     ) -> None:
         super().__init__()
         self.config, self.model, self.data = config, model, data
         self.tasks = model.named_tasks()
         self.weighting = build_weighting(config.weighting, list(self.tasks))
         self.metrics: dict[str, Metric] = {
-            name: task.metric(truth[task.truth.kind]) for name, task in self.tasks.items()
+            name: task.metric(truth.sources[task.truth.kind]) for name, task in self.tasks.items()
         }
+        self.folders = {n: truth.folders_of[task.truth.kind] for n, task in self.tasks.items()}
         self.guard, self.means = FiniteGuard(), EpochMeans()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> UnifiedModule:
@@ -140,7 +141,8 @@ class UnifiedModule(pl.LightningModule):
         for name, metric in self.metrics.items():
             chosen = rows[name]
             metas = batch.metas if chosen is None else [batch.metas[row] for row in chosen]
-            metric.update(found[name], metas)
+            own = [row for row, meta in enumerate(metas) if meta.folder == self.folders[name]]
+            metric.update([found[name][row] for row in own], [metas[row] for row in own])
 
     def on_validation_epoch_end(self) -> None:
         self.guard.read()

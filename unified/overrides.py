@@ -12,7 +12,7 @@ from hydra.errors import HydraException, OverrideParseException
 
 from unified.errors import ConfigError
 
-PATHS = ("source", "out", "ckpt", "resume", "weights", "data.root")
+PATHS = ("source", "out", "ckpt", "resume", "weights", "data.root", "data.images")
 """Keys whose values are taken as they stand."""
 
 

@@ -74,6 +74,7 @@ class ImageMeta:
         height, width: original size in pixels.
         transform: matrix of the image; of the first, where several are put together.
         view: name of the view.
+        folder: which of the folders of images it is from; an id is unique within one.
     """
 
     image_id: int
@@ -82,6 +83,7 @@ class ImageMeta:
     width: int
     transform: Array
     view: str = PLAIN
+    folder: int = 0
 
 
 # --- Matrices -------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def main(rank: int, world: int, port: str, out: str, *overrides: str) -> None:
     model = build(config, spec)
     tasks = model.named_tasks()
     data = DataModule(config.data, config.augment, tasks, spec.spaces, sources, config.seed)
-    module = UnifiedModule(config, model, spec, data.val_split.sources)
+    module = UnifiedModule(config, model, spec, data.val_split)
     step: nn.Module = Step(module).eval()  # batch norm would mix what a process sees
     if world > 1:
         step = DistributedDataParallel(step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -16,12 +16,37 @@ ImageSize = Annotated[int, Meta(ge=32, le=8192)]
 
 
 @dataclass
+class FolderConfig:
+    """A further folder, of which some kinds of labels are read.
+
+    Attributes:
+        root: folder in COCO's layout.
+        kinds: which labels are its; they are read from nowhere else.
+        train, val: names of its splits; null: as those of `data`.
+        images: folder of its images; null: `root`. Folders that name one have their images in
+            common, known by their ids.
+        share: of an epoch's images, and evenly of its batches, those of this folder; null: as many
+            as it has.
+    """
+
+    root: Name
+    kinds: Annotated[list[Name], Meta(min_length=1)]
+    train: Name | None = None
+    val: Name | None = None
+    images: Name | None = None
+    share: Annotated[float, Meta(gt=0, lt=1)] | None = None
+
+
+@dataclass
 class DataConfig:
     """Where the data is and how it is loaded.
 
     Attributes:
         root: folder in COCO's layout.
         train, val: names of the splits.
+        images: folder of the images, within which they are named; null: `root`.
+        folders: name → a further folder, for labels that are elsewhere, of the same images or of
+            others.
         image_size: side of the square network input in pixels, a multiple of 32.
         batch_size: network inputs per step and process, all views counted.
         workers: loading processes; 0 loads in the main process.
@@ -44,6 +69,8 @@ class DataConfig:
     batch_size: Count
     workers: Annotated[int, Meta(ge=0, le=512)]
     timeout: Count = 300
+    images: Name | None = None
+    folders: dict[str, FolderConfig] = field(default_factory=dict)
     check: bool = True
     max_megapixels: Annotated[float, Meta(gt=0, le=1000)] = MAX_PIXELS / 1e6
     links: bool = False
@@ -59,6 +86,34 @@ class DataConfig:
                 f"data.image_size={self.image_size} is not a multiple of 32",
                 f"use {max(32, round(self.image_size / 32) * 32)}",
             )
+        readers: dict[str, str] = {}
+        for name, folder in self.folders.items():
+            for kind in folder.kinds:
+                if kind not in self.sources:
+                    raise ConfigError(
+                        f"data.folders.{name}.kinds: nobody reads {kind} labels",
+                        f"use {', '.join(self.sources)}",
+                    )
+                if kind in readers:
+                    raise ConfigError(
+                        f"data.folders: both {readers[kind]} and {name} have {kind} labels",
+                        "name each kind once",
+                    )
+                readers[kind] = name
+        shares = sum(folder.share or 0 for folder in self.folders.values())
+        if shares >= 1:
+            raise ConfigError(
+                f"data.folders: shares add up to {shares:g}, and nothing is left for data.root",
+                "let them be less than 1 together",
+            )
+
+    def of(self, name: str) -> DataConfig:
+        """The same, as a further folder has it."""
+        own = self.folders[name]
+        return replace(
+            self, root=own.root, train=own.train or self.train, val=own.val or self.val,
+            images=own.images, folders={},
+        )  # fmt: skip
 
     @property
     def max_pixels(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -133,12 +134,23 @@ class DataModule(pl.LightningDataModule):
         """Of images that are learnt from and scored: lists of several data sets may overlap."""
         if self.train_split is None:
             return
-        learnt, scored = (set(split.names()) for split in (self.train_split, self.val_split))
+        learnt, scored = (set(split.files()) for split in (self.train_split, self.val_split))
         if learnt & scored:
             log.warning(
                 "%d of the %d images that are scored are learnt from, too",
                 len(learnt & scored), len(scored),
             )  # fmt: skip
+
+    def _tell_of_rare(self, dataset: ViewDataset, images: int) -> None:
+        """Of folders that some batches have no image of."""
+        split = dataset.split
+        sums = np.bincount(split.folder, dataset.factors)
+        for root, own in zip(split.roots, images * sums / sums.sum(), strict=True):
+            if own < 1:
+                log.warning(
+                    "%s has an average of %.1f images in a batch: raise its share or the batch "
+                    "size if each batch should reach its tasks", root, own,
+                )  # fmt: skip
 
     def _leave_unmirrored(self, split: Split) -> None:
         """No mirror images in views of which labels would then not be known."""
@@ -200,7 +212,9 @@ class DataModule(pl.LightningDataModule):
         images = images_of(dataset.views, self.config.batch_size)
         epoch, batches = self._start if shuffle else (0, 0)
         start = (epoch, batches * images)
-        sampler = EpochSampler(dataset.factors, shuffle, self.seed, rank, world, start)
+        sampler = EpochSampler(
+            dataset.factors, dataset.split.folder, shuffle, self.seed, rank, world, start
+        )
         if shuffle and len(sampler) < images:
             able = sum(map(len, carried(dataset.views, len(sampler))))
             raise DataError(
@@ -208,6 +222,8 @@ class DataModule(pl.LightningDataModule):
                 f"fewer than one batch of {images}",
                 f"set data.batch_size={able} or less",
             )
+        if shuffle:
+            self._tell_of_rare(dataset, images)
         return Loader(
             Reported(dataset),
             batch_size=images,

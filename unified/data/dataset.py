@@ -118,7 +118,7 @@ class ViewDataset(Dataset[list[Row]]):
             image=canvas,
             meta=ImageMeta(
                 int(self.split.images.ids[index]), str(self.split.image_file(index)),
-                height, width, used[0], view,
+                height, width, used[0], view, int(self.split.folder[index]),
             ),
             labels={kind: self._label(ask, indices, seen) for kind, ask in self.asks[view].items()},
         )  # fmt: skip

@@ -23,6 +23,8 @@ class EpochSampler(Sampler[Key]):
     Args:
         factors: (N,) how often each of N images comes in an epoch. What is left over a whole number
             is a probability, and every epoch has as many images.
+        folder: (N,) which folder each is of: when shuffled, every stretch of an epoch has as many
+            images of each as its share says, but for one.
         shuffle: draw their order; else they come as they are.
         seed: start of all randomness.
         rank, world: which process this is, of how many.
@@ -32,13 +34,15 @@ class EpochSampler(Sampler[Key]):
     def __init__(
         self,
         factors: Array,
+        folder: Array,
         shuffle: bool,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
         start: tuple[int, int] = (0, 0),
     ) -> None:
-        self.factors, self.length = factors, round(float(factors.sum()))
+        self.factors, self.folder = factors, folder
+        self.length = round(float(factors.sum()))
         self.shuffle, self.seed = shuffle, seed
         self.rank, self.world = rank, world
         self.start, self.epoch = start, start[0]
@@ -59,6 +63,8 @@ class EpochSampler(Sampler[Key]):
             offset = rng.random()
         images = in_turn(self.factors, offset)
         turns = places - np.searchsorted(images, images)
+        if self.shuffle:
+            order = order[spread(self.folder[images[order]])]
         drawn = np.stack([images, turns], 1)[order]
         padded = np.resize(drawn, (len(self) * self.world, 2))
         # Validation always draws as in epoch 0: the same further views every time.
@@ -83,6 +89,22 @@ def in_turn(factors: Array, offset: float) -> Array:
     ends = np.cumsum(factors) * (total / factors.sum())
     images = np.searchsorted(ends, np.arange(total) + offset, side="right")
     return images.clip(max=len(factors) - 1)  # the last end is rounded
+
+
+def spread(folder: Array) -> Array:
+    """An order in which the images of every folder lie evenly.
+
+    Args:
+        folder: (M,) which one each image of an epoch is of.
+
+    Returns:
+        (M,) positions; those of one folder keep their order.
+    """
+    wanted = np.zeros(len(folder))
+    for one in np.unique(folder):
+        own = np.flatnonzero(folder == one)
+        wanted[own] = (np.arange(len(own)) + 0.5) / len(own)
+    return wanted.argsort(kind="stable")
 
 
 def repeat_factors(first: Array, labels: Array, threshold: float) -> Array:

@@ -34,14 +34,21 @@ class Sources:
 
     Args:
         config: where they are, and who reads them.
-        split: name of the split.
+        split: name of the split; further folders may have names of their own for `data.train` and
+            `data.val`.
         spaces: kind → the space that a source's own must not differ from, when the order of the
             classes is fixed already (validation against training, evaluation of a checkpoint).
         offered: kind → the space of the weights that training starts from, as plain containers:
             for sources that can read their labels into more than one.
+        key: of the part of the configuration that says where they are.
+
+    Attributes:
+        root: folder of the annotations.
+        images: that within which the images are named.
+        share: of an epoch's images that are of this folder; None: as many as there are.
 
     Raises:
-        DataError: `data.root` is no folder.
+        DataError: a folder is none.
     """
 
     def __init__(
@@ -50,17 +57,43 @@ class Sources:
         split: str,
         spaces: Mapping[str, Space] | None = None,
         offered: Mapping[str, Mapping[str, Any]] | None = None,
+        key: str = "data",
     ) -> None:
         self.config, self.split, self.offered = config, split, dict(offered or {})
-        self.root = Path(config.root)
+        self.root, self.images = Path(config.root), Path(config.images or config.root)
+        self.share: float | None = None
         self.spaces = dict(spaces or {})
         self._opened: dict[str, Source] = {}
-        if not self.root.is_dir():
+        self._check_folder("root", f"{key}.root")
+        self._check_folder("images", f"{key}.images")
+        self._others: dict[str, Sources] = {}
+        for name, folder in config.folders.items():
+            self._others |= dict.fromkeys(folder.kinds, self._other(name))
+
+    def _check_folder(self, attribute: str, key: str) -> None:
+        folder: Path = getattr(self, attribute)
+        if not folder.is_dir():
             raise DataError(
-                f"data.root={self.root} is not a folder",
-                "point data.root to a folder with annotations/ and one folder per split, "
+                f"{key}={folder} is not a folder",
+                f"point {key} to a folder with annotations/ and one folder per split, "
                 "or use data=shapes",
             )
+
+    def _other(self, name: str) -> Sources:
+        """Of a further folder."""
+        config = self.config.of(name)
+        # Where the same images teach and are scored, it is the training split.
+        named = {self.config.val: config.val} | {self.config.train: config.train}
+        kinds = self.config.folders[name].kinds
+        spaces = {kind: space for kind, space in self.spaces.items() if kind in kinds}
+        split, key = named.get(self.split, self.split), f"data.folders.{name}"
+        other = Sources(config, split, spaces, self.offered, key)
+        other.share = self.config.folders[name].share
+        return other
+
+    def of(self, kind: str) -> Sources:
+        """Those that read a kind: these, or a further folder's."""
+        return self._others.get(kind, self)
 
     def json(self, name: str) -> Path:
         """`annotations/<name>_<split>.json`, there or not."""
@@ -77,6 +110,8 @@ class Sources:
             ConfigError: nobody reads the kind.
             DataError: its annotations are missing, malformed, or of other categories.
         """
+        if kind in self._others:
+            return self._others[kind].open(kind, space)
         if space is not None:
             self.spaces[kind] = space
         if kind not in self._opened:
@@ -154,22 +189,42 @@ class Split:
         kinds: which of them.
 
     Attributes:
-        images: all that a source lists, by rising id.
+        images: all that a source lists, folder by folder, and there by rising id.
         sources: kind → source.
+        roots: the folders of images, within which ids are unique.
+        folder: (N,) position of each image's folder among them.
+        folders_of: kind → position of the folder of its images.
 
     Raises:
         DataError: two sources do not agree on the size of an image.
+        ConfigError: a share is said of images that are of another folder, too.
     """
 
     def __init__(self, sources: Sources, kinds: Iterable[str]) -> None:
-        self.name, self.root = sources.split, sources.root
-        self.max_pixels = sources.config.max_pixels
+        self.name, self.max_pixels = sources.split, sources.config.max_pixels
         self.sources = {kind: sources.open(kind) for kind in dict.fromkeys(kinds)}
-        self.images = _union(list(self.sources.values()))
-        self._place = {k: _places(self.images, s.images) for k, s in self.sources.items()}
+        readers = {kind: sources.of(kind) for kind in self.sources}
+        roots = {reader.images.resolve(): reader.images for reader in readers.values()}
+        self.roots: list[Path] = list(roots.values())
+        self.folders_of = {k: list(roots).index(r.images.resolve()) for k, r in readers.items()}
+        parts = [
+            _union([self.sources[k] for k, own in self.folders_of.items() if own == place])
+            for place in range(len(self.roots))
+        ]
+        self.folder = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        self.images = _chained(parts)
+        self._place = {k: self._places(k) for k in self.sources}
+        self._shares = _shares(list(readers.values()), list(self.folders_of.values()))
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def _places(self, kind: str) -> Array:
+        """(N,) row of each image among a source's own, -1 where it is not listed."""
+        place = np.full(len(self), -1)
+        own = self.folder == self.folders_of[kind]
+        place[own] = _places(self.images.ids[own], self.sources[kind].images.ids)
+        return place
 
     def known(self, kind: str) -> Array:
         """(N,) bool: which images have a label of this kind."""
@@ -198,7 +253,20 @@ class Split:
                 )
             own = np.append(repeat_factors(*source.held(), threshold), 1.0)  # -1: not listed
             factors = np.maximum(factors, own[self._place[kind]])
-        return factors
+        return self._shared(factors)
+
+    def _shared(self, factors: Array) -> Array:
+        """The same number of images, of which each folder with a share has that."""
+        total, shares = factors.sum(), dict(self._shares)
+        rest = [place for place in range(len(self.roots)) if place not in shares]
+        left = np.isin(self.folder, rest)
+        if rest:  # else what is said of one folder beside another counts for both
+            shares[-1] = 1 - sum(shares.values())
+        shared: Array = factors.copy()
+        for place, share in shares.items():
+            own = left if place == -1 else self.folder == place
+            shared[own] *= share / sum(shares.values()) * total / factors[own].sum()
+        return shared
 
     def label(self, kind: str, index: int) -> Label | None:
         """What a source knows of one image, in original pixels."""
@@ -215,17 +283,19 @@ class Split:
 
     def image_file(self, index: int) -> Path:
         """The image at a position of the split."""
-        return self.root / self.images.names.text(index)
+        root: Path = self.roots[self.folder[index]]
+        return root / self.images.names.text(index)
 
-    def names(self) -> Iterator[str]:
-        """Of the images, within the root of the data."""
-        return map(self.images.names.text, range(len(self)))
+    def files(self) -> Iterator[Path]:
+        """The images."""
+        return map(self.image_file, range(len(self)))
 
     def folders(self) -> dict[Path, set[Path]]:
-        """Folder of the root → the images in it."""
+        """Folder of a root → the images in it."""
         found: dict[Path, set[Path]] = {}
-        for name in self.names():
-            found.setdefault(self.root / Path(name).parts[0], set()).add(self.root / name)
+        for place, file in zip(self.folder, self.files(), strict=True):
+            root = self.roots[place]
+            found.setdefault(root / file.relative_to(root).parts[0], set()).add(file)
         return found
 
 
@@ -237,12 +307,7 @@ def _union(sources: list[Source]) -> Images:
     def taken(name: str) -> Array:
         return np.concatenate([getattr(source.images, name) for source in sources])[first]
 
-    names = [source.images.names for source in sources]
-    starts = np.cumsum([0, *(len(n.values) for n in names)])
-    offsets = [n.offsets[:-1] + start for n, start in zip(names, starts, strict=False)]
-    every = Ragged(
-        np.concatenate([n.values for n in names]), np.concatenate([*offsets, starts[-1:]])
-    )
+    every = _joined([source.images.names for source in sources])
     images = Images(unique, taken("heights"), taken("widths"), every.take(first))
     for source in sources:
         _check_sizes(images, source, sources[0])
@@ -264,7 +329,39 @@ def _check_sizes(images: Images, source: Source, first: Source) -> None:
         )
 
 
-def _places(images: Images, own: Images) -> Array:
-    """(N,) row of each image among a source's own, -1 where it is not listed."""
-    place = np.searchsorted(own.ids, images.ids).clip(max=len(own) - 1)
-    return np.where(own.ids[place] == images.ids, place, -1)
+def _places(ids: Array, own: Array) -> Array:
+    """(N,) row of each id among the own ones, which rise; -1 where it is none of them."""
+    place = np.searchsorted(own, ids).clip(max=len(own) - 1)
+    return np.where(own[place] == ids, place, -1)
+
+
+def _chained(parts: list[Images]) -> Images:
+    """Images of several folders, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    ids, heights, widths = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("ids", "heights", "widths")
+    )
+    return Images(ids, heights, widths, _joined([part.names for part in parts]))
+
+
+def _joined(names: list[Ragged]) -> Ragged:
+    starts = np.cumsum([0, *(len(n.values) for n in names)])
+    offsets = [n.offsets[:-1] + start for n, start in zip(names, starts, strict=False)]
+    return Ragged(
+        np.concatenate([n.values for n in names]), np.concatenate([*offsets, starts[-1:]])
+    )
+
+
+def _shares(readers: list[Sources], folders: list[int]) -> dict[int, float]:
+    """Position of a folder of images → its share of an epoch, where one is said."""
+    shares: dict[int, float | None] = {}
+    for reader, place in zip(readers, folders, strict=True):
+        if shares.setdefault(place, reader.share) != reader.share:
+            raise ConfigError(
+                f"data.folders: a share is said of the images in {reader.images}, which another "
+                "folder has, too",
+                "say it of all folders with these images, or of none",
+            )
+    return {place: share for place, share in shares.items() if share is not None}

@@ -25,7 +25,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     prepare(config.data)
     tasks = model.named_tasks()
     data = DataModule(config.data, config.augment, tasks, spec.spaces, None, config.seed)
-    module = UnifiedModule(config, model, spec, data.val_split.sources)
+    module = UnifiedModule(config, model, spec, data.val_split)
     trainer = make_trainer(config.trainer)
     scores = validate(trainer, module, data)
     if trainer.is_global_zero:

@@ -96,7 +96,7 @@ def _built(config: Config, state: dict[str, Any] | None) -> tuple[UnifiedModule,
     elif start is not None:
         start_from(config, start, model, spec.spaces)
     data = DataModule(config.data, config.augment, tasks, spec.spaces, sources, config.seed)
-    module = UnifiedModule(config, model, spec, data.val_split.sources)
+    module = UnifiedModule(config, model, spec, data.val_split)
     if state is not None:
         refuse_another(state, module)
     return module, data
