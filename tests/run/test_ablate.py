@@ -28,8 +28,9 @@ from PIL import Image
 
 from unified.build import check
 from unified.errors import ConfigError, DataError, JobError
-from unified.run.ablate import ablate, planned
+from unified.run.ablate import ablate
 from unified.run.jobs import Job
+from unified.run.plan import planned
 from unified.run.statistics import holm, paired
 from unified.schema import plain, validate
 
