@@ -27,7 +27,7 @@ test: $(READY) ## lint, types, import arrows and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
 
 lint: $(READY) ## fix what can be fixed, then check
 	$(BIN)/ruff check --fix .

@@ -314,9 +314,11 @@ def test_no_task_is_worked_against(seed: int, loudness: float) -> None:
 def test_factors_of_a_scalarizer_are_its_slopes() -> None:
     config = WeightingConfig("torchjd", {"b": 2.0}, 3.0, "GeometricMean")
     weighting = build_weighting(config, ["a", "b"])
-    losses = {"a": torch.tensor(2.0), "b": torch.tensor(4.0)}
-    assert float(weighting(losses)) == pytest.approx(3 * 4)  # of 2 and 8
+    losses = {n: torch.tensor(v, requires_grad=True) for n, v in (("a", 2.0), ("b", 4.0))}
+    assert float(weighting(losses).detach()) == pytest.approx(3 * 4)  # of 2 and 8
     assert weighting.factors() == pytest.approx({"a": 3.0, "b": 1.5})
+    weighting(losses).backward()
+    assert [float(loss.grad) for loss in losses.values()] == pytest.approx([3.0, 1.5])
     with pytest.raises(JobError, match=r"GeometricMean.*negative"):
         weighting({"a": torch.tensor(-1.0), "b": torch.tensor(4.0)})
 

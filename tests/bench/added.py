@@ -80,17 +80,16 @@ def vocabulary() -> dict[str, Any]:
     return {"tokenizer": Tokenizer(words).to_str(), "longest": LONGEST}
 
 
-def make(tasks: str, size: int) -> UnifiedModel:
+def make(tasks: str, size: int, *more: str) -> UnifiedModel:
+    """A network of some tasks, with codes; YOLOR-CSP, where no other trunk is said."""
+    overrides = [f"task=[{tasks}]", "trunk=yolor_csp", "implicit=vector", f"data.image_size={size}"]
+    if "caption" in tasks:
+        overrides.append("task.caption.view=strong")  # all of the batch
+    boxes = next((name for name in ("detection", "longtail") if name in tasks), None)
+    if boxes:
+        overrides.append(f"task.{boxes}.anchors={ANCHORS}")
     with initialize_config_module("conf", version_base="1.3"):
-        overrides = [
-            f"task=[{tasks}]",
-            "trunk=yolor_csp",
-            "implicit=vector",
-            f"data.image_size={size}",
-        ]
-        if "caption" in tasks:
-            overrides.append("task.caption.view=strong")  # all of the batch
-        config = validate(compose("config", [*overrides, f"task.detection.anchors={ANCHORS}"]))
+        config = validate(compose("config", [*overrides, *more]))
     return build(config, DataSpec(size, saved=SPACES | {"captions": vocabulary()}))
 
 

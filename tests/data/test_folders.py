@@ -35,7 +35,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def further(words: Path) -> str:
-    return f"+data.folders.words={{root: {words}, kinds: [captions], train: learn, val: score}}"
+    splits = "{train: learn, val: score}"
+    return f"+data.folders.words={{root: {words}, kinds: [captions], splits: {splits}}}"
 
 
 def test_each_kind_is_read_in_its_folder_and_no_other(

@@ -42,7 +42,7 @@ def run(world: int, folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
     [
         [EVERYTHING, "implicit=vector", "task.caption.view=strong", "weighting=torchjd"],
         [EVERYTHING, "implicit=none", "task.embedding.views=[strong,weak]", "task.stuff.view=weak",
-         "weighting=uncertainty"],
+         "weighting=torchjd", "weighting.method=GeometricMean"],
         [EVERYTHING, "implicit=vector", "weighting=balance"],
     ],
     ids=["one view, torchjd", "two views", "balance"],

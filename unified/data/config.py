@@ -22,7 +22,7 @@ class FolderConfig:
     Attributes:
         root: folder in COCO's layout.
         kinds: which labels are its; they are read from nowhere else.
-        train, val: names of its splits; null: as those of `data`.
+        splits: name of a split elsewhere → its name here, where that is another.
         images: folder of its images; null: `root`. Folders that name one have their images in
             common, known by their ids.
         share: of an epoch's images, and evenly of its batches, those of this folder; null: as many
@@ -31,8 +31,7 @@ class FolderConfig:
 
     root: Name
     kinds: Annotated[list[Name], Meta(min_length=1)]
-    train: Name | None = None
-    val: Name | None = None
+    splits: dict[Name, Name] = field(default_factory=dict)
     images: Name | None = None
     share: Annotated[float, Meta(gt=0, lt=1)] | None = None
 
@@ -110,10 +109,7 @@ class DataConfig:
     def of(self, name: str) -> DataConfig:
         """The same, as a further folder has it."""
         own = self.folders[name]
-        return replace(
-            self, root=own.root, train=own.train or self.train, val=own.val or self.val,
-            images=own.images, folders={},
-        )  # fmt: skip
+        return replace(self, root=own.root, images=own.images, folders={})
 
     @property
     def max_pixels(self) -> int:

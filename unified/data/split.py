@@ -34,8 +34,7 @@ class Sources:
 
     Args:
         config: where they are, and who reads them.
-        split: name of the split; further folders may have names of their own for `data.train` and
-            `data.val`.
+        split: name of the split; further folders may have another for it.
         spaces: kind → the space that a source's own must not differ from, when the order of the
             classes is fixed already (validation against training, evaluation of a checkpoint).
         offered: kind → the space of the weights that training starts from, as plain containers:
@@ -81,14 +80,11 @@ class Sources:
 
     def _other(self, name: str) -> Sources:
         """Of a further folder."""
-        config = self.config.of(name)
-        # Where the same images teach and are scored, it is the training split.
-        named = {self.config.val: config.val} | {self.config.train: config.train}
-        kinds = self.config.folders[name].kinds
-        spaces = {kind: space for kind, space in self.spaces.items() if kind in kinds}
-        split, key = named.get(self.split, self.split), f"data.folders.{name}"
-        other = Sources(config, split, spaces, self.offered, key)
-        other.share = self.config.folders[name].share
+        own = self.config.folders[name]
+        spaces = {kind: space for kind, space in self.spaces.items() if kind in own.kinds}
+        split, key = own.splits.get(self.split, self.split), f"data.folders.{name}"
+        other = Sources(self.config.of(name), split, spaces, self.offered, key)
+        other.share = own.share
         return other
 
     def of(self, kind: str) -> Sources:

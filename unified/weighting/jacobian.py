@@ -101,12 +101,22 @@ class ScalarizerWeighting(FixedWeighting):
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         values = torch.stack(list(losses.values()))
-        self.last.copy_(values.detach())
+        several = dist.is_available() and dist.is_initialized()
+        # The slopes are of the losses over all processes, whose mean these are.
+        shared = values.detach().clone()
+        if several:
+            dist.all_reduce(shared.div_(dist.get_world_size()))
+        self.last.copy_(shared)
+        shared.requires_grad_()
         try:
-            return self._joined(values)
+            joint = self._joined(shared)
         except ValueError as error:  # of losses that are below zero, for example
             name = type(self.scalarizer).__name__
             raise JobError(f"weighting.method={name}: {error}", "use another one") from error
+        (slopes,) = torch.autograd.grad(joint, shared, retain_graph=True)
+        if several:
+            dist.broadcast(slopes, 0)
+        return joint + (slopes * (values - values.detach())).sum()
 
     def _joined(self, values: Tensor) -> Tensor:
         weights = values.new_tensor(list(self.tasks.values()))
