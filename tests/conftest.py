@@ -23,6 +23,7 @@ from unified.bounds import checked
 from unified.build import build
 from unified.data.config import DataConfig
 from unified.data.datamodule import DataModule
+from unified.data.folders import Folders
 from unified.data.shapes.config import ShapesConfig
 from unified.data.shapes.write import generate
 from unified.data.split import Sources, Split
@@ -161,7 +162,7 @@ class Made:
     config: Config
     model: UnifiedModel
     spec: DataSpec
-    sources: Sources
+    sources: Folders
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -187,7 +188,7 @@ def make(configure: Callable[..., Config]) -> Callable[..., Made]:
 
     def construct(*overrides: str) -> Made:
         config = configure(*overrides)
-        sources = Sources(config.data, config.data.train)
+        sources = Folders(config.data, config.data.train)
         spec = DataSpec(config.data.image_size, sources.open)
         return Made(config, build(config, spec), spec, sources)
 

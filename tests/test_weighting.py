@@ -270,7 +270,7 @@ def test_every_method_of_torchjd_joins_losses(method: str) -> None:
     for silent in (1.0, 0.0):
         own = torch.ones(2, requires_grad=True)
         losses = {t: 100 + own[i] * read[t]["p3"].mean() for i, t in enumerate("ab")}
-        losses["b"] = 100 + silent * (losses["b"] - 100)
+        losses["b"] = silent * losses["b"]  # as of a step whose images do not know its labels
         (joint := case.weighting(losses)).backward(retain_graph=True)
         assert joint.isfinite()
         assert own.grad is not None
@@ -285,6 +285,40 @@ def test_a_task_that_sends_nothing_has_no_say_in_the_others_weights() -> None:
     """The shortest mean of gradients, MGDA's, would be nothing at all."""
     case = Balanced((1.0, 3.0), config=torchjd("MGDA"))
     assert case.step("a")["a"].norm() > 0
+
+
+@pytest.mark.parametrize("method", ["UPGrad", "MGDA", "IMTLG", "PCGrad"])
+def test_weights_say_nothing_of_how_loud_all_are(method: str) -> None:
+    """Late in a training gradients are small, and torchjd takes what is small for nothing."""
+    factors = []
+    for loudness in (1.0, 1e-5):
+        case = Balanced((loudness, 3 * loudness), config=torchjd(method))
+        case.asked["b"] = [b - a for a, b in zip(case.asked["a"], case.asked["b"], strict=True)]
+        case.step("a", "b")
+        factors.append(case.weighting.factors())
+    assert factors[1] == pytest.approx(factors[0], rel=1e-3)
+    assert factors[0]["a"] != pytest.approx(factors[0]["b"], rel=1e-2)
+
+
+def test_factors_of_tasks_come_before_an_aggregator() -> None:
+    """It sees gradients times them: a task twice as loud is one with the factor 2."""
+    config = WeightingConfig("torchjd", {"b": 2.0}, method="MGDA")
+    by_factor, louder = (
+        Balanced((1.0, 3.0), config=config),
+        Balanced((1.0, 6.0), config=torchjd("MGDA")),
+    )
+    ours, theirs = by_factor.step("a", "b"), louder.step("a", "b")
+    for task in "ab":
+        torch.testing.assert_close(ours[task], theirs[task])
+    assert by_factor.weighting.factors()["b"] == pytest.approx(
+        2 * louder.weighting.factors()["b"], rel=1e-4
+    )
+
+
+def test_an_aggregator_weighs_nothing_in_a_step_that_overflows() -> None:
+    case = Balanced((1.0, float("inf")), config=torchjd("MGDA"))
+    case.step("a", "b")
+    assert case.weighting.factors() == {"a": 1.0, "b": 1.0}
 
 
 def test_sums_of_torchjd_are_the_plain_sum() -> None:
@@ -327,6 +361,14 @@ def test_factors_of_a_scalarizer_are_its_slopes() -> None:
     ("config", "words"),
     [
         (lambda: torchjd("CAGrad", c=0.5), "cvxpy"),
+        (lambda: torchjd("UPGrad", pref_vector=[1.0, 2.0]), "weighting.tasks"),
+        (lambda: torchjd("Constant", weights=["a", None]), "Constant"),
+        (lambda: torchjd("GradVac"), "weighting.method=GradVac"),
+        (
+            lambda: WeightingConfig("torchjd", {"a": 0.0}, method="GeometricMean"),
+            "has to see every loss",
+        ),
+        (lambda: WeightingConfig("fixed", {"a": 0.0, "b": 0.0}), "nothing would be learnt"),
         (lambda: torchjd("STCH", mu=-1.0), "strictly positive"),
         (lambda: torchjd("UPGrad", poetry=1), "poetry"),
         (lambda: torchjd("Constant", weights=[1.0]), "shape"),

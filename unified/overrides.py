@@ -12,8 +12,12 @@ from hydra.errors import HydraException, OverrideParseException
 
 from unified.errors import ConfigError
 
-PATHS = ("source", "out", "ckpt", "resume", "weights", "data.root", "data.images")
+PATHS = re.compile(
+    r"source|out|ckpt|resume|weights|\+?data\.(folders\.\w+\.)?(root|images)", re.ASCII
+)
 """Keys whose values are taken as they stand."""
+SEVERAL = ("task", "data")
+"""Groups of which several choices may be joined."""
 
 
 def apart(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -28,7 +32,7 @@ def quoted(override: str, sweeping: bool = False) -> str:
     In a sweep a comma stands between values.
     """
     key, _, value = override.partition("=")
-    if key not in PATHS or value in ("", "null") or value[0] in "'\"":
+    if not PATHS.fullmatch(key) or value in ("", "null") or value[0] in "'\"":
         return override
     if sweeping and "," in value:
         return override
@@ -60,15 +64,18 @@ def check_choices(arguments: Sequence[str]) -> None:
             raise ConfigError(
                 f"{override.input_line} names none, or several", f"use one of: {', '.join(known)}"
             )
-        if isinstance(value, list) and override.key_or_group != "task":
+        if isinstance(value, list) and override.key_or_group not in SEVERAL:
             raise ConfigError(
                 f"{override.key_or_group}={override.get_value_element_as_str()} names several, of "
                 "which one is possible",
                 f"use one of: {', '.join(known)}; for a run of each: "
                 f"unified train -m {override.key_or_group}={','.join(map(str, value))}",
             )
-        if value is None and override.key_or_group == "task":
-            raise ConfigError("task=null selects no task", "for example task=[detection]")
+        if value is None and override.key_or_group in SEVERAL:
+            example = {"task": "task=[detection]", "data": "data=coco"}[override.key_or_group]
+            raise ConfigError(
+                f"{override.key_or_group}=null selects none", f"for example {example}"
+            )
         for name in value if isinstance(value, list) else [value]:
             if name is not None and str(name) not in known:
                 raise ConfigError(

@@ -80,7 +80,7 @@ def test_inputs_depend_on_seed_epoch_and_position_only(split: Split) -> None:
 
     def images(workers: int, epoch: int, seed: int = 0) -> torch.Tensor:
         data = dataset(split, seed=seed)
-        sampler = EpochSampler(np.ones(len(split)), split.folder, True, seed)
+        sampler = EpochSampler(np.ones(len(split)), split.folder, 4, True, seed)
         sampler.set_epoch(epoch)
         loader = DataLoader(
             data, 4, sampler=sampler, num_workers=workers, collate_fn=data.collate, drop_last=True
@@ -95,7 +95,7 @@ def test_inputs_depend_on_seed_epoch_and_position_only(split: Split) -> None:
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_processes_share_an_epoch_without_gaps(world: int) -> None:
     samplers = [
-        EpochSampler(np.ones(10), np.zeros(10), True, 5, rank, world) for rank in range(world)
+        EpochSampler(np.ones(10), np.zeros(10), 2, True, 5, rank, world) for rank in range(world)
     ]
     keys = [key for sampler in samplers for key in sampler]
     assert {index for _, index in keys} == set(range(10))
@@ -107,7 +107,7 @@ def test_images_that_come_more_often_look_different_each_time() -> None:
     factors = np.array([1, 2.5, 1, 1.7, 3])
     seen = np.zeros(5)
     for epoch in range(400):
-        sampler = EpochSampler(factors, np.zeros(len(factors)), True)
+        sampler = EpochSampler(factors, np.zeros(len(factors)), 3, True)
         sampler.set_epoch(epoch)
         keys = list(sampler)
         assert len(keys) == len(set(keys)) == len(sampler) == 9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unified.data.folders import Folders
 from unified.data.sampler import EpochSampler, spread
 from unified.data.shapes.config import ShapesConfig
 from unified.data.shapes.write import generate
@@ -119,6 +121,26 @@ def test_a_folder_too_small_for_every_batch_is_said(
     assert "average of 0.4 images in a batch" in caplog.text
 
 
+def test_a_share_is_of_learning_only(make: Callable, further: str) -> None:
+    parts = ("task=[detection,caption]", further, "+data.folders.words.share=0.6", *CAPTIONS)
+    data = make(*parts).data
+    seen = [key[1] for key in data.val_dataloader().sampler]
+    assert sorted(seen) == list(range(len(data.val_split)))
+    first = data.val_split.folder[seen[: len(seen) // 2]]
+    assert 0 < first.mean() < 1  # a part of the validation has images of both
+
+
+@pytest.mark.parametrize(("share", "world"), [(0.5, 2), (0.25, 4), (0.25, 1), (0.125, 1)])
+def test_folders_lie_evenly_in_processes_batches_and_places(share: float, world: int) -> None:
+    """Also at shares that divide a batch, and in the places that alone have a further view."""
+    folder = np.repeat([0, 1], [round(1600 * (1 - share)), round(1600 * share)])
+    for rank in range(world):
+        keys = list(EpochSampler(np.ones(1600), folder, 8, True, 3, rank, world))
+        batches = folder[[index for _, index in keys]].reshape(-1, 8)
+        assert abs(batches.sum(1) - 8 * share).max() <= 1
+        assert abs(batches.mean(0) - share).max() < 5 * np.sqrt(share / len(batches))
+
+
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=200))
 def test_folders_lie_evenly(folder: list[int]) -> None:
     array = np.array(folder)
@@ -134,7 +156,7 @@ def test_folders_lie_evenly(folder: list[int]) -> None:
 
 
 def test_one_folder_comes_in_the_order_that_it_always_had() -> None:
-    keys = list(EpochSampler(np.ones(9), np.zeros(9), True, seed=4))
+    keys = list(EpochSampler(np.ones(9), np.zeros(9), 4, True, seed=4))
     rng = np.random.default_rng((4, 0))
     order = np.arange(9)
     rng.shuffle(order)
@@ -143,8 +165,8 @@ def test_one_folder_comes_in_the_order_that_it_always_had() -> None:
 
 def test_a_run_that_goes_on_has_the_rest_of_its_epoch() -> None:
     folder = np.repeat([0, 1], [20, 7])
-    whole = list(EpochSampler(np.ones(27), folder, True, seed=2))
-    rest = list(EpochSampler(np.ones(27), folder, True, seed=2, start=(0, 10)))
+    whole = list(EpochSampler(np.ones(27), folder, 5, True, seed=2))
+    rest = list(EpochSampler(np.ones(27), folder, 5, True, seed=2, start=(0, 10)))
     assert rest == whole[10:]
 
 
@@ -173,6 +195,52 @@ def test_labels_of_the_same_images_may_lie_elsewhere(
             assert torch.equal(value, getattr(other.labels[kind], name)), (kind, name)
 
 
+def test_images_have_the_names_of_their_own_folder(
+    make: Callable, shapes: Path, tmp_path: Path
+) -> None:
+    """Whatever a folder with labels of them calls the split, and whichever task comes first."""
+    (tmp_path / "annotations").mkdir()
+    for ours, theirs in (("train", "learn"), ("val", "score")):
+        name = f"captions_{ours}.json"
+        target = tmp_path / "annotations" / name.replace(ours, theirs)
+        shutil.copy(shapes / "annotations" / name, target)
+    folder = f"+data.folders.a={{root: {tmp_path}, kinds: [captions], same_images: true, "
+    folder += "splits: {train: learn, val: score}}"
+    plain = make("task=[detection,caption]", *CAPTIONS).data.train_split
+    for tasks in ("[detection,caption]", "[caption,detection]"):
+        split = make(f"task={tasks}", folder, *CAPTIONS).data.train_split
+        assert split.roots == [shapes]
+        assert list(split.files()) == list(plain.files())
+        np.testing.assert_array_equal(split.known("captions"), plain.known("captions"))
+
+
+def test_a_split_is_what_it_is_called_in_a_folder(configure: Callable, further: str) -> None:
+    """Not by the part that it plays: a sweep scores on a third."""
+    data = configure("task=[detection]", further).data
+    for ours, theirs in (("train", "learn"), ("val", "score"), ("test", "test")):
+        assert Folders(data, ours).of("captions").split == theirs
+        assert Folders(replace(data, val=ours), ours).of("captions").split == theirs
+
+
+@pytest.mark.parametrize(
+    ("task", "kinds"),
+    [
+        ("[detection,instance]", "[objects]"),
+        ("[detection,instance]", "[masks]"),
+        ("[detection,keypoints]", "[keypoints]"),
+    ],
+)
+def test_kinds_that_go_together_stay_together(
+    task: str, kinds: str, make: Callable, shapes: Path
+) -> None:
+    """Masks and joints are of boxes, by the order or the ids of one folder's annotations."""
+    folder = f"+data.folders.a={{root: {shapes}, kinds: {kinds}, same_images: true}}"
+    with pytest.raises(ConfigError, match=r"go with the objects of the same folder"):
+        make(f"task={task}", folder)
+    both = kinds.replace("[", "[objects,") if "objects" not in kinds else "[objects,masks]"
+    assert make(f"task={task}", folder.replace(kinds, both)).data.train_split is not None
+
+
 @pytest.mark.parametrize(
     ("overrides", "words_of_it"),
     [
@@ -191,6 +259,11 @@ def test_labels_of_the_same_images_may_lie_elsewhere(
         ),
         (["+data.folders.a={root: nowhere, kinds: [captions]}"], r"folders.a.root=nowhere is not"),
         (["data.images=nowhere"], "data.images=nowhere is not a folder"),
+        (
+            ["+data.folders.a={root: ., kinds: [captions], share: 0.5, same_images: true}"],
+            "share is of images of its own",
+        ),
+        (["+data.folders.a={root: ., kinds: [captions,captions]}"], "names one twice"),
     ],
 )  # fmt: skip
 def test_folders_that_cannot_be_are_refused(
@@ -209,6 +282,19 @@ def test_a_share_of_images_that_others_have_too_is_refused(make: Callable, shape
 def test_a_folder_without_the_labels_says_which(make: Callable, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no captions labels.*captions_train.json"):
         make("task=[caption]", f"+data.folders.a={{root: {tmp_path}, kinds: [captions]}}")
+
+
+def test_several_choices_of_data_train_from_the_command_line(
+    run_command: Callable, small: list[str], shapes: Path, tmp_path: Path
+) -> None:
+    done = run_command(
+        "train", *small[2:], "data=[coco,lvis]", f"data.root={shapes}", "data.train=train",
+        "data.val=val", f"data.folders.lvis.root={shapes}", "task=[detection,longtail]",
+        "trainer.max_epochs=1", "trainer.limit_train_batches=2", f"out={tmp_path / 'run'}",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "longtail" in done.stdout
 
 
 def test_folders_train_and_are_evaluated_from_the_command_line(

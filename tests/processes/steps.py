@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from unified.batch import Batch
 from unified.build import build
 from unified.data.datamodule import DataModule
-from unified.data.split import Sources
+from unified.data.folders import Folders
 from unified.module import UnifiedModule
 from unified.schema import validate
 from unified.task import DataSpec
@@ -55,7 +55,7 @@ def main(rank: int, world: int, port: str, out: str, *overrides: str) -> None:
         dist.init_process_group("gloo", rank=rank, world_size=world)
     with initialize_config_module("conf", version_base="1.3"):
         config = validate(compose("config", list(overrides)))
-    sources = Sources(config.data, config.data.train)
+    sources = Folders(config.data, config.data.train)
     spec = DataSpec(config.data.image_size, sources.open)
     model = build(config, spec)
     tasks = model.named_tasks()

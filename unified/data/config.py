@@ -23,16 +23,16 @@ class FolderConfig:
         root: folder in COCO's layout.
         kinds: which labels are its; they are read from nowhere else.
         splits: name of a split elsewhere → its name here, where that is another.
-        images: folder of its images; null: `root`. Folders that name one have their images in
-            common, known by their ids.
-        share: of an epoch's images, and evenly of its batches, those of this folder; null: as many
-            as it has.
+        same_images: its labels are of the images of `data`, known by their ids; else of images in
+            `root`, whose ids may be alike.
+        share: of an epoch's images, and evenly of its batches, those of this folder, where others
+            without a share are read as well, else in proportion; null: as many as it has.
     """
 
     root: Name
     kinds: Annotated[list[Name], Meta(min_length=1)]
     splits: dict[Name, Name] = field(default_factory=dict)
-    images: Name | None = None
+    same_images: bool = False
     share: Annotated[float, Meta(gt=0, lt=1)] | None = None
 
 
@@ -87,6 +87,15 @@ class DataConfig:
             )
         readers: dict[str, str] = {}
         for name, folder in self.folders.items():
+            if folder.same_images and folder.share is not None:
+                raise ConfigError(
+                    f"data.folders.{name}.share is of images of its own, and same_images=true",
+                    "leave one of them out",
+                )
+            if len(set(folder.kinds)) < len(folder.kinds):
+                raise ConfigError(
+                    f"data.folders.{name}.kinds={folder.kinds} names one twice", "name each once"
+                )
             for kind in folder.kinds:
                 if kind not in self.sources:
                     raise ConfigError(
@@ -109,7 +118,7 @@ class DataConfig:
     def of(self, name: str) -> DataConfig:
         """The same, as a further folder has it."""
         own = self.folders[name]
-        return replace(self, root=own.root, images=own.images, folders={})
+        return replace(self, root=own.root, images=None, folders={})
 
     @property
     def max_pixels(self) -> int:

@@ -19,9 +19,10 @@ from unified.batch import Batch
 from unified.data.augment import AugmentConfig
 from unified.data.config import DataConfig
 from unified.data.dataset import Collate, Row, ViewDataset, Views, carried, images_of
+from unified.data.folders import Folders
 from unified.data.images import check_image_files
 from unified.data.sampler import EpochSampler, Key
-from unified.data.split import Sources, Split
+from unified.data.split import Split
 from unified.errors import ConfigError, DataError, JobError, UserError
 from unified.files import refuse_links_out
 from unified.kinds.kind import Space
@@ -58,7 +59,7 @@ class DataModule(pl.LightningDataModule):
         augment: Mapping[str, AugmentConfig],
         tasks: Mapping[str, Task],
         spaces: Mapping[str, Space],
-        train: Sources | None,
+        train: Folders | None,
         seed: int,
     ) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class DataModule(pl.LightningDataModule):
             self._check(self.train_split, learn=True)
             self._leave_unmirrored(self.train_split)
         truths = [task.truth.kind for task in tasks.values()]
-        val = Sources(config, config.val, spaces)
+        val = Folders(config, config.val, spaces)
         self.val_split = Split(val, [*truths, *(ask.kind for ask in self.checks)])
         self._check(self.val_split, learn=False)
         self._tell_of_shared()
@@ -134,7 +135,7 @@ class DataModule(pl.LightningDataModule):
         """Of images that are learnt from and scored: lists of several data sets may overlap."""
         if self.train_split is None:
             return
-        learnt, scored = (set(split.files()) for split in (self.train_split, self.val_split))
+        learnt, scored = (set(split.real_files()) for split in (self.train_split, self.val_split))
         if learnt & scored:
             log.warning(
                 "%d of the %d images that are scored are learnt from, too",
@@ -213,7 +214,7 @@ class DataModule(pl.LightningDataModule):
         epoch, batches = self._start if shuffle else (0, 0)
         start = (epoch, batches * images)
         sampler = EpochSampler(
-            dataset.factors, dataset.split.folder, shuffle, self.seed, rank, world, start
+            dataset.factors, dataset.split.folder, images, shuffle, self.seed, rank, world, start
         )
         if shuffle and len(sampler) < images:
             able = sum(map(len, carried(dataset.views, len(sampler))))

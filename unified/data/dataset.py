@@ -48,6 +48,7 @@ class ViewDataset(Dataset[list[Row]]):
         views: name → what to draw; None letterboxes. An image gives a row for each; in a batch,
             its share of the images does.
         repeat: kind → share of the images below which a category is rare; see `Split.factors`.
+            None: each image comes once.
         seed: start of all randomness; a row depends on (seed, its key, view) only, not on
             the number of workers or on what was drawn before.
     """
@@ -61,7 +62,7 @@ class ViewDataset(Dataset[list[Row]]):
         repeat: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
-        self.factors = split.factors(repeat or {})
+        self.factors = np.ones(len(split)) if repeat is None else split.factors(repeat)
         self.split, self.size, self.views, self.seed = split, size, dict(views), seed
         asked = list(asks)
         self.collate = Collate(asked, size)

@@ -23,8 +23,9 @@ class EpochSampler(Sampler[Key]):
     Args:
         factors: (N,) how often each of N images comes in an epoch. What is left over a whole number
             is a probability, and every epoch has as many images.
-        folder: (N,) which folder each is of: when shuffled, every stretch of an epoch has as many
-            images of each as its share says, but for one.
+        folder: (N,) which folder each is of: every process and every batch has about as many images
+            of each as its share says, in any order.
+        batch: images of a batch and process.
         shuffle: draw their order; else they come as they are.
         seed: start of all randomness.
         rank, world: which process this is, of how many.
@@ -35,13 +36,14 @@ class EpochSampler(Sampler[Key]):
         self,
         factors: Array,
         folder: Array,
+        batch: int,
         shuffle: bool,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
         start: tuple[int, int] = (0, 0),
     ) -> None:
-        self.factors, self.folder = factors, folder
+        self.factors, self.folder, self.batch = factors, folder, batch
         self.length = round(float(factors.sum()))
         self.shuffle, self.seed = shuffle, seed
         self.rank, self.world = rank, world
@@ -63,15 +65,27 @@ class EpochSampler(Sampler[Key]):
             offset = rng.random()
         images = in_turn(self.factors, offset)
         turns = places - np.searchsorted(images, images)
-        if self.shuffle:
-            order = order[spread(self.folder[images[order]])]
         drawn = np.stack([images, turns], 1)[order]
         padded = np.resize(drawn, (len(self) * self.world, 2))
         # Validation always draws as in epoch 0: the same further views every time.
         epoch = self.epoch if self.shuffle else 0
         seen = self.start[1] if self.epoch == self.start[0] else 0
-        for image, turn in padded[self.rank :: self.world][seen:].tolist():
+        for image, turn in self._dealt(padded)[seen:].tolist():
             yield (epoch, image, turn) if turn else (epoch, image)
+
+    def _dealt(self, drawn: Array) -> Array:
+        """What of an epoch this process has; of several folders, even in each of its batches."""
+        if (self.folder == self.folder[:1]).all():
+            return drawn[self.rank :: self.world]
+        by_folder = drawn[self.folder[drawn[:, 0]].argsort(kind="stable")]
+        own = by_folder[self.rank :: self.world]
+        own = own[spread(self.folder[own[:, 0]])]
+        if not self.shuffle:
+            return own
+        # Places in a batch say nothing: the first ones have views that others have not.
+        rng = np.random.default_rng((self.seed, self.epoch, self.rank))
+        batch = np.arange(len(own)) // self.batch
+        return own[np.lexsort((rng.random(len(own)), batch))]
 
 
 def in_turn(factors: Array, offset: float) -> Array:

@@ -30,11 +30,11 @@ class Reader(Protocol):
 
 
 class Sources:
-    """The sources of one split, each opened when it is first asked for.
+    """The sources of one split in one folder, each opened when it is first asked for.
 
     Args:
         config: where they are, and who reads them.
-        split: name of the split; further folders may have another for it.
+        split: name of the split.
         spaces: kind → the space that a source's own must not differ from, when the order of the
             classes is fixed already (validation against training, evaluation of a checkpoint).
         offered: kind → the space of the weights that training starts from, as plain containers:
@@ -44,6 +44,7 @@ class Sources:
     Attributes:
         root: folder of the annotations.
         images: that within which the images are named.
+        image_split: folder of the split's images within that.
         share: of an epoch's images that are of this folder; None: as many as there are.
 
     Raises:
@@ -60,36 +61,29 @@ class Sources:
     ) -> None:
         self.config, self.split, self.offered = config, split, dict(offered or {})
         self.root, self.images = Path(config.root), Path(config.images or config.root)
+        self.image_split = split
         self.share: float | None = None
         self.spaces = dict(spaces or {})
         self._opened: dict[str, Source] = {}
-        self._check_folder("root", f"{key}.root")
-        self._check_folder("images", f"{key}.images")
-        self._others: dict[str, Sources] = {}
-        for name, folder in config.folders.items():
-            self._others |= dict.fromkeys(folder.kinds, self._other(name))
+        self._check_folder(self.root, f"{key}.root")
+        self._check_folder(self.images, f"{key}.images")
 
-    def _check_folder(self, attribute: str, key: str) -> None:
-        folder: Path = getattr(self, attribute)
+    def _check_folder(self, folder: Path, key: str) -> None:
         if not folder.is_dir():
+            also = ", or use data=shapes" if key == "data.root" else ""
             raise DataError(
                 f"{key}={folder} is not a folder",
-                f"point {key} to a folder with annotations/ and one folder per split, "
-                "or use data=shapes",
+                f"point {key} to a folder with annotations/ and one folder per split{also}",
             )
 
-    def _other(self, name: str) -> Sources:
-        """Of a further folder."""
-        own = self.config.folders[name]
-        spaces = {kind: space for kind, space in self.spaces.items() if kind in own.kinds}
-        split, key = own.splits.get(self.split, self.split), f"data.folders.{name}"
-        other = Sources(self.config.of(name), split, spaces, self.offered, key)
-        other.share = own.share
-        return other
-
     def of(self, kind: str) -> Sources:
-        """Those that read a kind: these, or a further folder's."""
-        return self._others.get(kind, self)
+        """Those that read a kind."""
+        return self
+
+    @property
+    def kinds(self) -> Iterable[str]:
+        """What was opened."""
+        return self._opened.keys()
 
     def json(self, name: str) -> Path:
         """`annotations/<name>_<split>.json`, there or not."""
@@ -106,8 +100,6 @@ class Sources:
             ConfigError: nobody reads the kind.
             DataError: its annotations are missing, malformed, or of other categories.
         """
-        if kind in self._others:
-            return self._others[kind].open(kind, space)
         if space is not None:
             self.spaces[kind] = space
         if kind not in self._opened:
@@ -141,7 +133,7 @@ class Sources:
                 return partial(reader, self, **options)
         raise DataError(
             f"split {self.split!r} has no {kind} labels: {file} does not exist",
-            "add the file, check data.train and data.val, set data.derive=true where others "
+            "add the file, check the names of its splits, set data.derive=true where others "
             "tell as much, or leave out the tasks that need it: task=[…]",
         )
 
@@ -177,6 +169,26 @@ def _reader_at(
     return reader, checked_arguments(key, reader, part, ("sources",))
 
 
+class AllSources(Protocol):
+    """The sources of one split, in one folder or in several.
+
+    Attributes:
+        split: its name.
+        config: where they are.
+    """
+
+    split: str
+    config: DataConfig
+
+    def open(self, kind: str, space: Space | None = None) -> Source:
+        """The source of a kind."""
+        ...
+
+    def of(self, kind: str) -> Sources:
+        """Those of the folder that has a kind."""
+        ...
+
+
 class Split:
     """The images that some of a split's sources list, and what these know of them.
 
@@ -196,7 +208,7 @@ class Split:
         ConfigError: a share is said of images that are of another folder, too.
     """
 
-    def __init__(self, sources: Sources, kinds: Iterable[str]) -> None:
+    def __init__(self, sources: AllSources, kinds: Iterable[str]) -> None:
         self.name, self.max_pixels = sources.split, sources.config.max_pixels
         self.sources = {kind: sources.open(kind) for kind in dict.fromkeys(kinds)}
         readers = {kind: sources.of(kind) for kind in self.sources}
@@ -285,6 +297,12 @@ class Split:
     def files(self) -> Iterator[Path]:
         """The images."""
         return map(self.image_file, range(len(self)))
+
+    def real_files(self) -> Iterator[Path]:
+        """The same, of folders without links: one name for one image."""
+        roots = [root.resolve() for root in self.roots]
+        for index, place in enumerate(self.folder):
+            yield roots[place] / self.images.names.text(index)
 
     def folders(self) -> dict[Path, set[Path]]:
         """Folder of a root → the images in it."""

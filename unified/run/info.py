@@ -12,8 +12,8 @@ from typing import Any
 from unified.build import build
 from unified.checkpoint import read_checkpoint
 from unified.data.config import DataConfig
+from unified.data.folders import Folders
 from unified.data.prepare import prepare
-from unified.data.split import Sources
 from unified.run.cost import measure_cost, print_cost
 from unified.schema import Config
 from unified.task import DataSpec
@@ -42,7 +42,7 @@ def info(config: Config) -> dict[str, Any]:
         model, _ = rebuild(read_checkpoint(config.ckpt), config)
     else:
         with _described(config.data) as data:
-            sources = Sources(data, data.train)
+            sources = Folders(data, data.train)
             model = build(config, DataSpec(data.image_size, sources.open))
     cost = measure_cost(model, config.data.image_size)
     print_cost(cost, config.data.image_size)

@@ -18,8 +18,9 @@ from unified.ablation import OF_A_JOB, AblationConfig
 from unified.build import build, check
 from unified.checkpoint import network_of, read_checkpoint
 from unified.classes import subclass_at
+from unified.data.folders import Folders
 from unified.data.prepare import prepare
-from unified.data.split import Sources, Split
+from unified.data.split import Split
 from unified.errors import ConfigError, DataError
 from unified.run.jobs import Job
 from unified.schema import Config, plain, validate
@@ -81,7 +82,7 @@ def _refuse_unbuilt(config: Config) -> None:
     start = read_checkpoint(config.weights) if config.weights else None
     check(config, () if start is None else tasks_of(network_of(start)))
     prepare(config.data)
-    build(config, DataSpec(config.data.image_size, Sources(config.data, config.data.train).open))
+    build(config, DataSpec(config.data.image_size, Folders(config.data, config.data.train).open))
 
 
 def _refuse_without(test: str | None, config: Config) -> None:
@@ -95,7 +96,7 @@ def _refuse_without(test: str | None, config: Config) -> None:
                 "name a split that neither teaches nor chooses, or null",
             )
     tasks = [subclass_at(f"task.{n}", Task, part["_target_"]) for n, part in config.task.items()]
-    Split(Sources(config.data, test), [task.truth.kind for task in tasks])
+    Split(Folders(config.data, test), [task.truth.kind for task in tasks])
 
 
 def _composed(words: Sequence[str]) -> DictConfig:

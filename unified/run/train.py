@@ -16,8 +16,8 @@ from unified.build import build, check
 from unified.checkpoint import network_of, read_checkpoint, spaces_of
 from unified.classes import instantiate
 from unified.data.datamodule import DataModule
+from unified.data.folders import Folders
 from unified.data.prepare import prepare
-from unified.data.split import Sources
 from unified.errors import ConfigError, DataError, JobError, Stopped
 from unified.files import made
 from unified.module import SCORE, UnifiedModule
@@ -85,7 +85,7 @@ def _built(config: Config, state: dict[str, Any] | None) -> tuple[UnifiedModule,
     prepare(config.data)
     pl.seed_everything(config.seed, workers=False, verbose=False)
     offered = None if start is None else spaces_of(start)
-    sources = Sources(config.data, config.data.train, offered=offered)
+    sources = Folders(config.data, config.data.train, offered=offered)
     # A run that goes on keeps what its numbers mean.
     kept = None if state is None else spaces_of(state)
     spec = DataSpec(config.data.image_size, sources.open, kept)

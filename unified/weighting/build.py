@@ -22,8 +22,8 @@ def build_weighting(config: WeightingConfig, tasks: list[str]) -> FixedWeighting
     """The weighting of a run.
 
     Raises:
-        ConfigError: a factor is given for a task that takes no part, or torchjd has no such
-            method.
+        ConfigError: a factor is given for a task that takes no part, all are 0, or torchjd has no
+            such method.
     """
     unknown = sorted(set(config.tasks) - set(tasks))
     if unknown:
@@ -31,6 +31,10 @@ def build_weighting(config: WeightingConfig, tasks: list[str]) -> FixedWeighting
             f"weighting.tasks.{unknown[0]}: no such task in this run", f"use {', '.join(tasks)}"
         )
     own = {name: float(config.tasks.get(name, 1.0)) for name in tasks}
+    if not any(own.values()):
+        raise ConfigError(
+            "weighting.tasks is 0 for all tasks: nothing would be learnt", "let one be more"
+        )
     scale = float(config.scale)
     if config.kind == "torchjd":
         return build_torchjd(own, scale, config.method, config.options)

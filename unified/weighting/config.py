@@ -21,7 +21,8 @@ class WeightingConfig:
         scale: factor on everything.
         method: of `torchjd`: the class of its scalarizer, as `GeometricMean`, or aggregator, as
             `UPGrad`.
-        options: of `torchjd`: arguments of that class; a list has a number per task.
+        options: of `torchjd`: arguments of that class; a list of a scalarizer has a number per
+            task, in the order in which `metrics.csv` has their factors.
     """
 
     kind: Literal["fixed", "uncertainty", "dwa", "balance", "torchjd"] = "fixed"

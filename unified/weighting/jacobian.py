@@ -15,7 +15,8 @@ from unified.weighting.boundary import BoundaryWeighting, Sent
 from unified.weighting.fixed import FixedWeighting
 
 LEFT_OUT = ("FAMO", "DWA", "Krum")
-"""The first two want to be told more than a step's losses; the third drops tasks as liars."""
+"""The first two want to be told more than a step's losses; the third drops tasks as liars.
+Aggregators that remember steps are left out, too: a run could not go on where it was."""
 
 
 def build_torchjd(
@@ -27,7 +28,7 @@ def build_torchjd(
         tasks: task name → factor on its loss.
         scale: factor on everything.
         method: name of the class: `UPGrad`, `GeometricMean`, ….
-        options: its arguments; lists are numbers per task, in the order of the tasks.
+        options: its arguments; a scalarizer's lists have a number per task, in this order.
 
     Raises:
         ConfigError: torchjd is not installed, it has no such class, or that needs other arguments.
@@ -40,7 +41,11 @@ def build_torchjd(
             "pip install 'unified[torchjd]'",
         ) from error
     scalarizers = _named(scalarization, scalarization.Scalarizer)
-    aggregators = _named(aggregation, aggregation.GramianWeightedAggregator)
+    aggregators = {
+        name: cls
+        for name, cls in _named(aggregation, aggregation.GramianWeightedAggregator).items()
+        if not issubclass(cls, Stateful)
+    }
     able = {n: cls for n, cls in (scalarizers | aggregators).items() if n not in LEFT_OUT}
     if method not in able:
         raise ConfigError(
@@ -49,10 +54,21 @@ def build_torchjd(
             f"use one of {', '.join(sorted(able))}",
         )
     made = _made(able[method], len(tasks), method, options)
+    lists = [name for name, value in options.items() if isinstance(value, list)]
+    silent = [name for name, factor in tasks.items() if factor == 0]
+    if method in scalarizers and silent:
+        raise ConfigError(
+            f"weighting.tasks.{silent[0]}=0, and {method} has to see every loss",
+            f"leave {silent[0]} out: task=[…], or use another weighting",
+        )
+    if method in aggregators and lists:  # which tasks send something is not the same in each step
+        raise ConfigError(
+            f"weighting.options.{lists[0]} is a number per task, which {method} has elsewhere",
+            "say it by weighting.tasks",
+        )
     if method in scalarizers:
         return ScalarizerWeighting(tasks, scale, made)
-    weights = made.gramian_weighting
-    return AggregatorWeighting(tasks, scale, weights, isinstance(weights, Stateful))
+    return AggregatorWeighting(tasks, scale, made.gramian_weighting)
 
 
 def _named(module: Any, base: type) -> dict[str, Any]:
@@ -67,17 +83,18 @@ def _named(module: Any, base: type) -> dict[str, Any]:
 
 def _made(cls: Callable[..., Any], tasks: int, method: str, options: Mapping[str, Any]) -> Any:
     """One of a class, which is told the number of tasks where it asks for it."""
-    given = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in options.items()}
-    if "shape" in signature(cls).parameters:
-        given.setdefault("shape", tasks)
     try:
+        given = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in options.items()}
+        if "shape" in signature(cls).parameters:
+            given.setdefault("shape", tasks)
         made = cls(**given)
         trial = torch.linspace(0.5, 1.0, tasks)
         made(torch.diag(trial) if hasattr(made, "gramian_weighting") else trial)
     except (TypeError, ValueError, RuntimeError, ImportError, AttributeError) as error:
         raise ConfigError(
             f"weighting.method={method} with weighting.options={dict(options)}: {error}",
-            f"give what torchjd's {method} asks for: '+weighting.options.NAME=…'",
+            f"install what it names, or give what torchjd's {method} asks for: "
+            "'+weighting.options.NAME=…'",
         ) from error
     if hasattr(made, "reset"):
         made.reset()
@@ -86,6 +103,8 @@ def _made(cls: Callable[..., Any], tasks: int, method: str, options: Mapping[str
 
 class ScalarizerWeighting(FixedWeighting):
     """What a scalarizer makes of w_T L_T.
+
+    A loss of 0 is that of a task whose labels no image of the step has: it counts as it was last.
 
     Args:
         tasks: task name → w_T.
@@ -97,7 +116,9 @@ class ScalarizerWeighting(FixedWeighting):
         super().__init__(tasks, scale)
         self.scalarizer = scalarizer
         self.last: Tensor
-        self.register_buffer("last", torch.ones(len(tasks)), persistent=False)
+        self.register_buffer("last", torch.ones(len(tasks)))
+        self.slopes: Tensor
+        self.register_buffer("slopes", scale * torch.tensor(list(tasks.values())))
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         values = torch.stack(list(losses.values()))
@@ -106,8 +127,8 @@ class ScalarizerWeighting(FixedWeighting):
         shared = values.detach().clone()
         if several:
             dist.all_reduce(shared.div_(dist.get_world_size()))
-        self.last.copy_(shared)
-        shared.requires_grad_()
+        self.last.copy_(torch.where(shared == 0, self.last, shared))
+        shared = self.last.clone().requires_grad_()
         try:
             joint = self._joined(shared)
         except ValueError as error:  # of losses that are below zero, for example
@@ -115,7 +136,8 @@ class ScalarizerWeighting(FixedWeighting):
             raise JobError(f"weighting.method={name}: {error}", "use another one") from error
         (slopes,) = torch.autograd.grad(joint, shared, retain_graph=True)
         if several:
-            dist.broadcast(slopes, 0)
+            dist.broadcast(slopes, 0)  # some of them draw
+        self.slopes.copy_(slopes)
         return joint + (slopes * (values - values.detach())).sum()
 
     def _joined(self, values: Tensor) -> Tensor:
@@ -125,10 +147,7 @@ class ScalarizerWeighting(FixedWeighting):
 
     def factors(self) -> dict[str, float]:
         """By the losses of the last step."""
-        with torch.enable_grad():
-            last = self.last.clone().requires_grad_()
-            (slope,) = torch.autograd.grad(self._joined(last), last)
-        return dict(zip(self.tasks, slope.tolist(), strict=True))
+        return dict(zip(self.tasks, self.slopes.tolist(), strict=True))
 
 
 class AggregatorWeighting(BoundaryWeighting):
@@ -142,14 +161,11 @@ class AggregatorWeighting(BoundaryWeighting):
         tasks: task name → w_T, by which its gradient is multiplied before.
         scale: factor on everything.
         weights: (N, N) inner products → (N,) weights.
-        remembers: it knows tasks from step to step, and wants to be shown all of them each time.
     """
 
-    def __init__(
-        self, tasks: Mapping[str, float], scale: float, weights: nn.Module, remembers: bool
-    ) -> None:
+    def __init__(self, tasks: Mapping[str, float], scale: float, weights: nn.Module) -> None:
         super().__init__(tasks, scale)
-        self.weights, self.remembers = weights, remembers
+        self.weights = weights
 
     def weigh(self, sent: Sent) -> None:
         gramian = self.share.new_zeros(len(sent), len(sent))
@@ -165,10 +181,14 @@ class AggregatorWeighting(BoundaryWeighting):
 
     def _weights(self, gramian: Tensor) -> Tensor:
         """1 of tasks that send nothing, and of all in a step that overflows."""
-        heard = (gramian.diagonal() > 0) | self.remembers
+        heard = gramian.diagonal() > 0
         weights = torch.ones_like(self.share)
         if heard.any() and gramian.isfinite().all():
-            weights[heard] = self.weights(gramian[heard][:, heard])
+            # torchjd takes what is small for nothing; how loud all are together says nothing here.
+            own = gramian[heard][:, heard]
+            weights[heard] = self.weights(own / own.diagonal().mean())
+            if dist.is_available() and dist.is_initialized():
+                dist.broadcast(weights, 0)  # some of them draw
         return torch.where(weights.isfinite().all(), weights, 1.0)
 
 

@@ -87,7 +87,7 @@ class Captions:
     ) -> None:
         self.file = self.json(sources)
         document = Document(self.file, lists=("images", "annotations"))
-        self.images = document.images(sources.split)
+        self.images = document.images(sources.image_split)
         self._read(document)
         self.known: Array = np.diff(self.first) > 0
         known = sources.spaces.get(self.kind)

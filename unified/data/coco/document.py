@@ -154,7 +154,7 @@ class Document:
 def _read(path: Path) -> _Lists:
     if not path.is_file():
         problem = "is no file" if path.exists() else "does not exist"
-        raise DataError(f"{path} {problem}", "check data.root and the split names")
+        raise DataError(f"{path} {problem}", "check the folder and the names of its splits")
     with path.open("rb") as file:
         if not path.stat().st_size:
             raise DataError(f"{path} is empty", "copy or download it again")

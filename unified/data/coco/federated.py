@@ -93,7 +93,7 @@ class FederatedObjects:
     def __init__(self, sources: Sources) -> None:
         self.file = self.json(sources)
         document = Document(self.file)
-        self.images = document.images(sources.split, Image, IMAGE)
+        self.images = document.images(sources.image_split, Image, IMAGE)
         categories = document.categories(Category, CATEGORY)
         ids = tuple(category.id for category in categories)
         self.space = FederatedSpace(

@@ -139,7 +139,7 @@ class ObjectKeypoints:
         self.objects = cast(Objects, sources.open("objects"))
         self.file = self.json(sources)
         document = Document(self.file)
-        self.images = document.images(sources.split)
+        self.images = document.images(sources.image_split)
         self.space = self._space(document)
         self.known: Array = np.ones(len(self.images), bool)
         self._read(document)

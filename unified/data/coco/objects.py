@@ -128,7 +128,7 @@ class Objects:
     def __init__(self, sources: Sources) -> None:
         self.file = self.json(sources)
         document = Document(self.file)
-        self.images: Images = document.images(sources.split)
+        self.images: Images = document.images(sources.image_split)
         categories = document.categories(Category)
         builder, identified = TableBuilder(document), False
         sizes = self.images.sizes()

@@ -38,7 +38,7 @@ class StuffMaps:
     def __init__(self, sources: Sources) -> None:
         self.file = self.json(sources)
         document = Document(self.file)
-        self.images = document.images(sources.split)
+        self.images = document.images(sources.image_split)
         self.split = sources.split
         self.space = space_of(self.file, document)
         self.folder = self.file.with_name(f"{self.file.stem}_pixelmaps")

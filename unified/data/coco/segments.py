@@ -86,7 +86,7 @@ class PanopticMaps:
         self.file = self.json(sources)
         self.folder = self.file.with_suffix("")
         document = Document(self.file)
-        self.images: Images = document.images(sources.split)
+        self.images: Images = document.images(sources.image_split)
         self.space = self._space(document)
         builder = TableBuilder(document)
         names: dict[int, str] = {}
