@@ -13,7 +13,12 @@ from typing import Any
 
 from results import ROOT, table, write
 
-SMALL = ["data.image_size=96", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=3"]
+SMALL = [
+    "data.image_size=96",
+    "trainer.max_epochs=3",
+    "trainer.check_val_every_n_epoch=3",
+    "trainer.enable_progress_bar=false",
+]
 SWEEPS = {"multitask": SMALL}
 """File of `conf/ablation` → what all of its arms have."""
 PAGES = ROOT / "docs" / "results" / "ablations"
@@ -68,9 +73,8 @@ def beside(paper: float, ours: dict[str, Any] | None) -> list[str]:
     return [f"{paper:+.1f}", f"{mean:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{p:.3f}", verdict]
 
 
-def main() -> None:
-    for name in sys.argv[1:] or SWEEPS:
-        sweep(name)
+def page() -> None:
+    """Write what the reports that are there say beside the paper."""
     rows = [
         [what, *beside(paper, found(name).get((arm, other)))]
         for what, paper, name, arm, other in PAPER
@@ -90,6 +94,12 @@ def main() -> None:
             table(["difference", "paper", "ours", "95 %", "corrected p", ""], rows),
         ],
     )
+
+
+def main() -> None:
+    for name in sys.argv[1:] or SWEEPS:
+        sweep(name)
+    page()
 
 
 if __name__ == "__main__":
