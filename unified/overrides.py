@@ -71,11 +71,10 @@ def check_choices(arguments: Sequence[str]) -> None:
                 f"use one of: {', '.join(known)}; for a run of each: "
                 f"unified train -m {override.key_or_group}={','.join(map(str, value))}",
             )
-        if value is None and override.key_or_group in SEVERAL:
-            example = {"task": "task=[detection]", "data": "data=coco"}[override.key_or_group]
-            raise ConfigError(
-                f"{override.key_or_group}=null selects none", f"for example {example}"
-            )
+        if value is None and override.key_or_group == "task":
+            raise ConfigError("task=null selects no task", "for example task=[detection]")
+        if value is None and override.key_or_group == "data":
+            raise ConfigError("data=null selects no data", "for example data=coco")
         for name in value if isinstance(value, list) else [value]:
             if name is not None and str(name) not in known:
                 raise ConfigError(

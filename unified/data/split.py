@@ -133,8 +133,9 @@ class Sources:
                 return partial(reader, self, **options)
         raise DataError(
             f"split {self.split!r} has no {kind} labels: {file} does not exist",
-            "add the file, check the names of its splits, set data.derive=true where others "
-            "tell as much, or leave out the tasks that need it: task=[…]",
+            "add the file, check data.train and data.val, or the folder's splits, set "
+            "data.derive=true where others tell as much, or leave out the tasks that need it: "
+            "task=[…]",
         )
 
 
