@@ -23,10 +23,10 @@ from unified.bounds import checked
 from unified.build import build
 from unified.data.config import DataConfig
 from unified.data.datamodule import DataModule
-from unified.data.folders import Folders
 from unified.data.shapes.config import ShapesConfig
 from unified.data.shapes.write import generate
-from unified.data.split import Sources, Split
+from unified.data.sources import Folders
+from unified.data.split import Split
 from unified.model import UnifiedModel
 from unified.module import UnifiedModule
 from unified.schema import Config, validate
@@ -111,18 +111,18 @@ def mot17() -> Path:
 
 
 @pytest.fixture(scope="session")
-def open_sources() -> Callable[..., Sources]:
+def open_sources() -> Callable[..., Folders]:
     """(root, split, derive) → the sources of a split, as the shipped configuration reads them."""
 
-    def construct(root: Path, split: str, derive: bool = False) -> Sources:
+    def construct(root: Path, split: str, derive: bool = False) -> Folders:
         data = compose_raw("data=coco", f"data.root={root}", f"data.derive={derive}").data
-        return Sources(checked("data", OmegaConf.to_container(data), DataConfig), split)
+        return Folders(checked("data", OmegaConf.to_container(data), DataConfig), split)
 
     return construct
 
 
 @pytest.fixture(scope="session")
-def open_split(open_sources: Callable[..., Sources]) -> Callable[..., Split]:
+def open_split(open_sources: Callable[..., Folders]) -> Callable[..., Split]:
     """(root, split, kinds, derive) → a split with these kinds."""
     return lambda root, split, *kinds, derive=False: Split(
         open_sources(root, split, derive), kinds or ("objects",)

@@ -18,7 +18,7 @@ from results import table, write
 
 IMAGES, PER_IMAGE, CORNERS = 118_000, 7.3, 22
 READERS = {
-    "unified Objects": "s = Sources(DataConfig({root!r}, 'train', 'val', 640, 1, 0, sources=READERS), 'train').open('objects')",
+    "unified Objects": "s = Folders(DataConfig({root!r}, 'train', 'val', 640, 1, 0, sources=READERS), 'train').open('objects')",
     "json.load alone": "import json; s = json.load(open({root!r} + '/annotations/instances_train.json'))",
     "pycocotools COCO": "from pycocotools.coco import COCO; s = COCO({root!r} + '/annotations/instances_train.json')",
 }
@@ -60,7 +60,7 @@ import resource, time, sys, gc
 sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
 import json, numpy, pycocotools.coco, unified.data.coco.objects
 from unified.data.config import DataConfig
-from unified.data.split import Sources
+from unified.data.sources import Folders
 READERS = {{"objects": "unified.data.coco.objects.Objects"}}
 def now():
     return int(open('/proc/self/statm').read().split()[1]) * 4096 / 2**20

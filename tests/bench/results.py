@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 
 from unified.bounds import checked
 from unified.data.config import DataConfig
-from unified.data.split import Sources, Split
+from unified.data.sources import Folders
+from unified.data.split import Split
 from unified.schema import plain, validate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +74,7 @@ def split_of(root: Path, split: str, *kinds: str, derive: bool = False) -> Split
         overrides = ["data=coco", f"data.root={root}", f"data.derive={derive}"]
         config = compose("config", overrides=overrides).data
     data = checked("data", OmegaConf.to_container(config), DataConfig)
-    return Split(Sources(data, split), kinds)
+    return Split(Folders(data, split), kinds)
 
 
 def train(out: Path, *overrides: str) -> dict[str, Any]:

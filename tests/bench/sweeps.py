@@ -61,15 +61,13 @@ def found(name: str) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def beside(paper: float, ours: dict[str, Any] | None) -> list[str]:
-    """The paper's difference, ours with its interval, and whether they agree."""
+    """The paper's difference, ours with its interval, and which way it shows."""
     if ours is None:
         return [f"{paper:+.1f}", "not run", "", "", ""]
     mean, low, high = (100 * float(ours[key]) for key in ("mean", "low", "high"))
     p = float(ours["corrected"])
     shown = (low > 0 or high < 0) and p < 0.05
-    verdict = "no difference shown"
-    if shown:
-        verdict = "the same way" if mean * paper > 0 else "the other way"
+    verdict = ("better" if mean > 0 else "worse") if shown else "no difference shown"
     return [f"{paper:+.1f}", f"{mean:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{p:.3f}", verdict]
 
 

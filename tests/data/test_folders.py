@@ -13,11 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unified.data.folders import Folders
 from unified.data.sampler import EpochSampler, spread
 from unified.data.shapes.config import ShapesConfig
 from unified.data.shapes.write import generate
-from unified.data.split import Sources, Split
+from unified.data.sources import Folders
+from unified.data.split import Split
 from unified.errors import ConfigError, DataError, UserError
 
 CAPTIONS = ["task.caption.width=32", "task.caption.layers=1", "task.caption.heads=2"]
@@ -48,7 +48,7 @@ def test_each_kind_is_read_in_its_folder_and_no_other(
     for split, name in (
         (made.data.train_split, "learn"), (made.data.val_split, "score"),
     ):  # fmt: skip
-        own = Split(Sources(made.config.data.of("words"), name), ["captions"])
+        own = Split(Folders(made.config.data.of("words"), name), ["captions"])
         first = len(split) - len(own)
         assert split.roots == [shapes, words]
         np.testing.assert_array_equal(split.folder, np.repeat([0, 1], [first, len(own)]))

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 from unified.bounds import checked
 from unified.data.config import DataConfig
-from unified.data.split import Sources, Split
+from unified.data.sources import Folders
+from unified.data.split import Split
 from unified.metrics.captioning import CaptionScores
 from unified.metrics.coco_ap import CocoAP, CocoMaskAP
 from unified.metrics.keypoint_ap import CocoKeypointAP
@@ -43,7 +44,7 @@ def scores_of_truth(
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
         data = compose("config", overrides=["data=coco", f"data.root='{root}'"]).data
-    sources = Sources(checked("data", OmegaConf.to_container(data), DataConfig), split)
+    sources = Folders(checked("data", OmegaConf.to_container(data), DataConfig), split)
     images = Split(sources, kinds)
     for kind in kinds:
         metric_of, primary = METRICS[kind]

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from unified.batch import Batch
 from unified.build import build
 from unified.data.datamodule import DataModule
-from unified.data.folders import Folders
+from unified.data.sources import Folders
 from unified.module import UnifiedModule
 from unified.schema import validate
 from unified.task import DataSpec

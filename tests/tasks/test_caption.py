@@ -23,7 +23,7 @@ from heads.caption import positions
 from unified.arrays import Ragged, offsets_of
 from unified.checkpoint import ABOUT, describe
 from unified.data.coco.captions import SPECIAL, trained_on
-from unified.data.split import Sources
+from unified.data.sources import Folders
 from unified.errors import ConfigError, DataError
 from unified.inference import load
 from unified.kinds.captions import Caption, CaptionAsk, CaptionLabel, Vocabulary
@@ -68,11 +68,11 @@ def test_a_vocabulary_has_no_more_tokens_than_asked_for(
     named = sources.config.sources["captions"]
     sizes = {}
     for size in (270, 8192):
-        sources._opened.clear()
+        sources = open_sources(shapes, "train")
         sources.config.sources["captions"] = {**named, "vocabulary": size}
         sizes[size] = len(sources.open("captions").space)
+    sources = open_sources(shapes, "train")
     sources.config.sources["captions"] = {**named, "vocabulary": 10}
-    sources._opened.clear()
     with pytest.raises(ConfigError, match=r"data\.sources\.captions\.vocabulary"):
         sources.open("captions")
     assert sizes[270] == 270
@@ -214,7 +214,7 @@ def test_a_trained_decoder_keeps_what_its_weights_mean(make: Callable) -> None:
 def test_a_vocabulary_that_is_there_is_not_made_smaller(make: Callable) -> None:
     space = make(*TASK).spec.space(CaptionAsk)
     other = make(*TASK, "data.sources.captions.vocabulary=270")
-    offered = Sources(other.config.data, "train", offered={"captions": space.to_dict()})
+    offered = Folders(other.config.data, "train", offered={"captions": space.to_dict()})
     with pytest.raises(ConfigError, match=f"has learnt {len(space)} tokens"):
         offered.open("captions")
 
@@ -228,7 +228,7 @@ def test_a_vocabulary_larger_than_the_default_is_kept(make: Callable) -> None:
     )
     saved = {"captions": {"tokenizer": many.to_str(), "longest": 40}}
     made = make(*TASK)
-    offered = Sources(made.config.data, "train", offered=saved)
+    offered = Folders(made.config.data, "train", offered=saved)
     assert len(offered.open("captions").space) == 9000 + len(SPECIAL)
 
 
@@ -266,9 +266,9 @@ def test_the_vocabulary_of_a_checkpoint_is_kept(
     root = copied(shapes, tmp_path / "root", lambda d: d.update(annotations=d["annotations"][::2]))
     other = make(*TASK, f"data.root={root}")
     assert other.spec.space(CaptionAsk) != space
-    going_on = Sources(other.config.data, "train")
+    going_on = Folders(other.config.data, "train")
     assert DataSpec(64, going_on.open, saved).space(CaptionAsk) == space
-    started = Sources(other.config.data, "train", offered=saved).open("captions")
+    started = Folders(other.config.data, "train", offered=saved).open("captions")
     assert started.space == going_on.open("captions").space == space
     assert space.text(started.read(0).tokens[0]) == started.of(0)[0].lower()
 

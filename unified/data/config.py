@@ -118,7 +118,8 @@ class DataConfig:
     def of(self, name: str) -> DataConfig:
         """The same, as a further folder has it."""
         own = self.folders[name]
-        return replace(self, root=own.root, images=None, folders={})
+        images = self.images or self.root if own.same_images else None
+        return replace(self, root=own.root, images=images, folders={})
 
     @property
     def max_pixels(self) -> int:

@@ -19,9 +19,9 @@ from unified.batch import Batch
 from unified.data.augment import AugmentConfig
 from unified.data.config import DataConfig
 from unified.data.dataset import Collate, Row, ViewDataset, Views, carried, images_of
-from unified.data.folders import Folders
 from unified.data.images import check_image_files
 from unified.data.sampler import EpochSampler, Key
+from unified.data.sources import Folders
 from unified.data.split import Split
 from unified.errors import ConfigError, DataError, JobError, UserError
 from unified.files import refuse_links_out

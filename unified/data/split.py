@@ -1,193 +1,18 @@
-"""Splits: images, and the sources that know something of them. What they know is not known here."""
+"""Splits: images, and what sources know of them. What that is is not known here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from unified.arrays import Array, Ragged
-from unified.classes import TARGET, checked_arguments, class_at
-from unified.data.config import DataConfig
 from unified.data.sampler import repeat_factors
+from unified.data.sources import Folders
 from unified.errors import ConfigError, DataError
-from unified.kinds.kind import Categorised, Images, Label, Source, Space
-
-
-class Reader(Protocol):
-    """A class that reads one kind: called with `Sources` and its options, it gives the source."""
-
-    kind: str
-
-    def __call__(self, sources: Sources, **options: Any) -> Source: ...
-
-    def json(self, sources: Sources) -> Path:
-        """The json that it reads, there or not."""
-        ...
-
-
-class Sources:
-    """The sources of one split in one folder, each opened when it is first asked for.
-
-    Args:
-        config: where they are, and who reads them.
-        split: name of the split.
-        spaces: kind → the space that a source's own must not differ from, when the order of the
-            classes is fixed already (validation against training, evaluation of a checkpoint).
-        offered: kind → the space of the weights that training starts from, as plain containers:
-            for sources that can read their labels into more than one.
-        key: of the part of the configuration that says where they are.
-
-    Attributes:
-        root: folder of the annotations.
-        images: that within which the images are named.
-        image_split: folder of the split's images within that.
-        share: of an epoch's images that are of this folder; None: as many as there are.
-
-    Raises:
-        DataError: a folder is none.
-    """
-
-    def __init__(
-        self,
-        config: DataConfig,
-        split: str,
-        spaces: Mapping[str, Space] | None = None,
-        offered: Mapping[str, Mapping[str, Any]] | None = None,
-        key: str = "data",
-    ) -> None:
-        self.config, self.split, self.offered = config, split, dict(offered or {})
-        self.root, self.images = Path(config.root), Path(config.images or config.root)
-        self.image_split = split
-        self.share: float | None = None
-        self.spaces = dict(spaces or {})
-        self._opened: dict[str, Source] = {}
-        self._check_folder(self.root, f"{key}.root")
-        self._check_folder(self.images, f"{key}.images")
-
-    def _check_folder(self, folder: Path, key: str) -> None:
-        if not folder.is_dir():
-            also = ", or use data=shapes" if key == "data.root" else ""
-            raise DataError(
-                f"{key}={folder} is not a folder",
-                f"point {key} to a folder with annotations/ and one folder per split{also}",
-            )
-
-    def of(self, kind: str) -> Sources:
-        """Those that read a kind."""
-        return self
-
-    @property
-    def kinds(self) -> Iterable[str]:
-        """What was opened."""
-        return self._opened.keys()
-
-    def json(self, name: str) -> Path:
-        """`annotations/<name>_<split>.json`, there or not."""
-        return self.root / "annotations" / f"{name}_{self.split}.json"
-
-    def open(self, kind: str, space: Space | None = None) -> Source:
-        """The source of a kind.
-
-        Args:
-            kind: its name.
-            space: that its own must not differ from, where that is known by now.
-
-        Raises:
-            ConfigError: nobody reads the kind.
-            DataError: its annotations are missing, malformed, or of other categories.
-        """
-        if space is not None:
-            self.spaces[kind] = space
-        if kind not in self._opened:
-            source = self._reader(kind)()
-            difference = self.spaces[kind].differs(source.space) if kind in self.spaces else None
-            if difference:
-                raise DataError(
-                    f"{source.file} has other categories than the model was built for: "
-                    f"{difference}",
-                    "use the same category list, ids included, in every split",
-                )
-            _check_pixels(source, self.config.max_pixels)
-            self._opened[kind] = source
-        return self._opened[kind]
-
-    def _reader(self, kind: str) -> Callable[[], Source]:
-        """What opens the source of a kind."""
-        config = self.config
-        if kind not in config.sources:
-            raise ConfigError(
-                f"nobody reads {kind} labels: data.sources names {', '.join(config.sources)}",
-                f"name a class that does: data.sources.{kind}=module.Class",
-            )
-        able = [(f"data.sources.{kind}", config.sources[kind])]
-        if config.derive and kind in config.derived:
-            able.append((f"data.derived.{kind}", config.derived[kind]))
-        for key, named in able:
-            reader, options = _reader_at(key, named, kind)
-            file = reader.json(self)
-            if file.exists():
-                return partial(reader, self, **options)
-        raise DataError(
-            f"split {self.split!r} has no {kind} labels: {file} does not exist",
-            "add the file, check data.train and data.val, or the folder's splits, set "
-            "data.derive=true where others tell as much, or leave out the tasks that need it: "
-            "task=[…]",
-        )
-
-
-def _check_pixels(source: Source, most: int) -> None:
-    """Refuse sizes of which nothing should be made."""
-    pixels = source.images.heights.astype(float) * source.images.widths
-    if pixels.max() > most:
-        row = int(pixels.argmax())
-        height, width = source.images.size(row)
-        raise DataError(
-            f"{source.file}: image {source.images.ids[row]} is said to have {width}×{height} "
-            f"pixels, more than {most}",
-            "correct its size, or raise data.max_megapixels",
-        )
-
-
-def _reader_at(
-    key: str, named: str | Mapping[str, Any], kind: str
-) -> tuple[Reader, dict[str, Any]]:
-    """The class that the configuration names, and its options.
-
-    Raises:
-        ConfigError: it reads another kind, or nothing, or does not take an option.
-    """
-    part = {TARGET: named} if isinstance(named, str) else dict(named)
-    reader: Reader = class_at(key, part.pop(TARGET, None))
-    if getattr(reader, "kind", None) != kind or not hasattr(reader, "json"):
-        raise ConfigError(
-            f"{key}={named} is no reader of {kind}",
-            f"name a class that is: its kind is {kind!r}, and json says where its file is",
-        )
-    return reader, checked_arguments(key, reader, part, ("sources",))
-
-
-class AllSources(Protocol):
-    """The sources of one split, in one folder or in several.
-
-    Attributes:
-        split: its name.
-        config: where they are.
-    """
-
-    split: str
-    config: DataConfig
-
-    def open(self, kind: str, space: Space | None = None) -> Source:
-        """The source of a kind."""
-        ...
-
-    def of(self, kind: str) -> Sources:
-        """Those of the folder that has a kind."""
-        ...
+from unified.kinds.kind import Categorised, Images, Label, Source
 
 
 class Split:
@@ -209,7 +34,7 @@ class Split:
         ConfigError: a share is said of images that are of another folder, too.
     """
 
-    def __init__(self, sources: AllSources, kinds: Iterable[str]) -> None:
+    def __init__(self, sources: Folders, kinds: Iterable[str]) -> None:
         self.name, self.max_pixels = sources.split, sources.config.max_pixels
         self.sources = {kind: sources.open(kind) for kind in dict.fromkeys(kinds)}
         readers = {kind: sources.of(kind) for kind in self.sources}
@@ -223,7 +48,7 @@ class Split:
         self.folder = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         self.images = _chained(parts)
         self._place = {k: self._places(k) for k in self.sources}
-        self._shares = _shares(list(readers.values()), list(self.folders_of.values()))
+        self._shares = self._shares_of(sources)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -234,6 +59,18 @@ class Split:
         own = self.folder == self.folders_of[kind]
         place[own] = _places(self.images.ids[own], self.sources[kind].images.ids)
         return place
+
+    def _shares_of(self, sources: Folders) -> dict[int, float]:
+        """Position of a folder of images → its share of an epoch, where one is said."""
+        shares: dict[int, float | None] = {}
+        for kind, place in self.folders_of.items():
+            if shares.setdefault(place, sources.share(kind)) != sources.share(kind):
+                raise ConfigError(
+                    f"data.folders: a share is said of the images in {self.roots[place]}, which "
+                    "another folder has, too",
+                    "say it of all folders with these images, or of none",
+                )
+        return {place: share for place, share in shares.items() if share is not None}
 
     def known(self, kind: str) -> Array:
         """(N,) bool: which images have a label of this kind."""
@@ -367,16 +204,3 @@ def _joined(names: list[Ragged]) -> Ragged:
     return Ragged(
         np.concatenate([n.values for n in names]), np.concatenate([*offsets, starts[-1:]])
     )
-
-
-def _shares(readers: list[Sources], folders: list[int]) -> dict[int, float]:
-    """Position of a folder of images → its share of an epoch, where one is said."""
-    shares: dict[int, float | None] = {}
-    for reader, place in zip(readers, folders, strict=True):
-        if shares.setdefault(place, reader.share) != reader.share:
-            raise ConfigError(
-                f"data.folders: a share is said of the images in {reader.images}, which another "
-                "folder has, too",
-                "say it of all folders with these images, or of none",
-            )
-    return {place: share for place, share in shares.items() if share is not None}

@@ -12,8 +12,8 @@ from typing import Any
 from unified.build import build
 from unified.checkpoint import read_checkpoint
 from unified.data.config import DataConfig
-from unified.data.folders import Folders
 from unified.data.prepare import prepare
+from unified.data.sources import Folders
 from unified.run.cost import measure_cost, print_cost
 from unified.schema import Config
 from unified.task import DataSpec

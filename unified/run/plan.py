@@ -18,8 +18,8 @@ from unified.ablation import OF_A_JOB, AblationConfig
 from unified.build import build, check
 from unified.checkpoint import network_of, read_checkpoint
 from unified.classes import subclass_at
-from unified.data.folders import Folders
 from unified.data.prepare import prepare
+from unified.data.sources import Folders
 from unified.data.split import Split
 from unified.errors import ConfigError, DataError
 from unified.run.jobs import Job

@@ -16,8 +16,8 @@ from unified.build import build, check
 from unified.checkpoint import network_of, read_checkpoint, spaces_of
 from unified.classes import instantiate
 from unified.data.datamodule import DataModule
-from unified.data.folders import Folders
 from unified.data.prepare import prepare
+from unified.data.sources import Folders
 from unified.errors import ConfigError, DataError, JobError, Stopped
 from unified.files import made
 from unified.module import SCORE, UnifiedModule

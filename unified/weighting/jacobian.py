@@ -96,8 +96,6 @@ def _made(cls: Callable[..., Any], tasks: int, method: str, options: Mapping[str
             f"install what it names, or give what torchjd's {method} asks for: "
             "'+weighting.options.NAME=…'",
         ) from error
-    if hasattr(made, "reset"):
-        made.reset()
     return made
 
 

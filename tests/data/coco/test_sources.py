@@ -20,7 +20,7 @@ from unified.bounds import Count, checked
 from unified.data.coco.objects import Objects
 from unified.data.config import DataConfig
 from unified.data.images import check_image_files
-from unified.data.split import Sources
+from unified.data.sources import Folders, Sources
 from unified.errors import ConfigError, DataError
 from unified.kinds.captions import CaptionAsk
 from unified.kinds.federated import FederatedAsk
@@ -176,8 +176,7 @@ def test_splits_with_other_categories_are_refused(
     for category in document["categories"]:
         category["name"] += "!"
     file.write_text(json.dumps(document))
-    val = open_sources(root, "val", derive)
-    val.spaces = spaces
+    val = Folders(train.config, "val", spaces)
     with pytest.raises(DataError, match="other categories") as caught:
         val.open(kind)
     assert file.name in str(caught.value)
@@ -202,11 +201,11 @@ class Loud(Objects):
         self.volume = volume
 
 
-def named_sources(root: Path, **options: Any) -> Sources:
+def named_sources(root: Path, **options: Any) -> Folders:
     config = OmegaConf.to_container(compose_raw("data=coco", f"data.root={root}").data)
     target = f"{Loud.__module__}.Loud"
     config["sources"]["objects"] = {"_target_": target, **options} if options else target
-    return Sources(checked("data", config, DataConfig), "val")
+    return Folders(checked("data", config, DataConfig), "val")
 
 
 def test_a_source_has_options_of_its_own(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:

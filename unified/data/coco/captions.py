@@ -16,7 +16,7 @@ import torch
 
 from unified.arrays import Array, Ragged, offsets_of
 from unified.data.coco.document import Document, Id
-from unified.data.split import Sources
+from unified.data.sources import Sources
 from unified.errors import ConfigError, DataError
 from unified.kinds.captions import (
     END,

@@ -16,7 +16,7 @@ from unified.data.coco.masks import perfect_masks
 from unified.data.coco.objects import check_objects, perfect, sizes_of
 from unified.data.coco.segments import PanopticMaps
 from unified.data.coco.table import Table
-from unified.data.split import Sources
+from unified.data.sources import Sources
 from unified.kinds.kind import Categories
 from unified.kinds.masks import MapLabel, MaskAsk, Masks
 from unified.kinds.objects import Detections, ObjectAsk, ObjectLabel, ObjectSpace

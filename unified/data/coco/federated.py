@@ -17,7 +17,7 @@ from unified.data.coco import document as coco
 from unified.data.coco.document import Document, Id, check_name
 from unified.data.coco.objects import check_area, check_box, check_objects, is_empty, sizes_of
 from unified.data.coco.table import Table, TableBuilder
-from unified.data.split import Sources
+from unified.data.sources import Sources
 from unified.kinds.federated import (
     FederatedAsk,
     FederatedLabel,

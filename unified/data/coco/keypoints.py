@@ -19,7 +19,7 @@ from unified.arrays import Array
 from unified.data.coco.document import Document, Flag, Id
 from unified.data.coco.objects import Objects, check_area, check_box
 from unified.data.coco.table import FARTHEST
-from unified.data.split import Sources
+from unified.data.sources import Sources
 from unified.errors import DataError
 from unified.kinds.keypoints import PIXEL, KeypointAsk, KeypointLabel, Keypoints, KeypointSpace
 

@@ -11,7 +11,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from unified.data.coco.objects import Objects
-from unified.data.split import Sources
+from unified.data.sources import Sources
 from unified.errors import DataError
 from unified.kinds.masks import MaskAsk, Masks, OutlineLabel
 from unified.kinds.outlines import Outlines

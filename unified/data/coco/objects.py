@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from unified.arrays import Array
 from unified.data.coco.document import Category, Document, Flag, Id
 from unified.data.coco.table import FARTHEST, Table, TableBuilder
-from unified.data.split import Sources
+from unified.data.sources import Sources
 from unified.errors import DataError
 from unified.kinds.kind import Categories, Images
 from unified.kinds.objects import Detections, ObjectAsk, ObjectLabel, ObjectSpace

@@ -14,7 +14,7 @@ from unified.data.coco.document import Category, Document, Id
 from unified.data.coco.objects import RunLengths, check_size
 from unified.data.coco.png import read_grey
 from unified.data.coco.table import Table, TableBuilder
-from unified.data.split import Sources
+from unified.data.sources import Sources
 from unified.errors import DataError
 from unified.kinds.kind import Categories
 from unified.kinds.pixels import CategoryLabel, PixelAsk, PixelClasses

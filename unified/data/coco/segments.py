@@ -16,7 +16,7 @@ from unified.data.coco.document import Document, Flag, Id, check_name
 from unified.data.coco.objects import check_box
 from unified.data.coco.png import read_colours
 from unified.data.coco.table import Table, TableBuilder
-from unified.data.split import Sources
+from unified.data.sources import Sources
 from unified.errors import DataError
 from unified.kinds.kind import Images
 from unified.kinds.segments import (
