@@ -140,14 +140,13 @@ def test_an_impossible_sweep_is_refused(words: list[str], said: str) -> None:
 
 
 def learnt(made: Made, epochs: int) -> list[tuple[list[str], torch.Tensor]]:
-    """Files and inputs of every step, in their order, without those of further views."""
+    """Files and inputs of every step, in their order."""
     made.data.setup("fit")
     loader, steps = made.data.train_dataloader(), []
     for epoch in range(epochs):
         loader.sampler.set_epoch(epoch)
         for batch in loader:
-            rows = [row for row, meta in enumerate(batch.metas) if meta.view == "strong"]
-            steps.append(([batch.metas[row].file for row in rows], batch.images[rows]))
+            steps.append(([meta.file for meta in batch.metas], batch.images))
     return steps
 
 
@@ -158,24 +157,18 @@ def test_arms_of_a_seed_see_the_same_images_and_start_from_the_same_trunk(
     """Order, augmentation, number of steps and initial weights; not of two seeds."""
     config = validate(compose_raw("command=ablate", f"ablation={name}"))
     own = [f"data.root={shapes}", "data.shapes=null", "data.image_size=64", "data.workers=0"]
-    batch = {arm: ["data.batch_size=4"] for arm in config.ablation.arms}
-    for arm, words in config.ablation.arms.items():
-        if "data.batch_size=32" in words:  # twice that of the others, as in the file
-            batch[arm] = ["data.batch_size=8"]
+    own += ["data.batch_size=4", *(w for w in config.ablation.common if w.startswith("augment"))]
     seen: dict[tuple[str, int], tuple[Any, ...]] = {}
     for arm, seed in [*product(config.ablation.arms, (0,)), (config.ablation.baseline, 1)]:
-        made: Made = make(*config.ablation.arms[arm], *own, *batch[arm], f"seed={seed}")
+        made: Made = make(*config.ablation.arms[arm], *own, f"seed={seed}")
         weights = {name: value.clone() for name, value in made.model.trunk.state_dict().items()}
         seen[arm, seed] = (learnt(made, 2), weights)
     steps, weights = seen[config.ablation.baseline, 0]
     assert len(steps) == 16
     for arm in config.ablation.arms:
         others, trunk = seen[arm, 0]
-        views = {v for task in make(*config.ablation.arms[arm]).tasks.values() for v in task.views}
         assert trunk.keys() == weights.keys()
         assert all(torch.equal(value, weights[name]) for name, value in trunk.items()), arm
-        if "strong" not in views:
-            continue  # captions alone
         assert [files for files, _ in others] == [files for files, _ in steps], arm
         assert all(torch.equal(x[1], y[1]) for x, y in zip(others, steps, strict=True)), arm
     assert seen[config.ablation.baseline, 1][0][0][0] != steps[0][0]
