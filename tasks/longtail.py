@@ -282,7 +282,8 @@ def _overlaps(
     """
     goal, held = torch.zeros_like(like), torch.zeros_like(like)
     place = (image * like.shape[1] + anchor) * like.shape[2] + cell
-    goal.view(-1).scatter_reduce_(0, place, (1 - losses.detach()).clamp(min=0), "amax")
+    fit = (1 - losses.detach()).clamp(min=0).to(goal.dtype)
+    goal.view(-1).scatter_reduce_(0, place, fit, "amax")
     held.view(-1)[place] = 1
     return goal, held.amax(1, keepdim=True).expand_as(held)
 
@@ -349,6 +350,6 @@ def _of_images(vectors: Tensor, weight: Tensor, image: Tensor) -> Tensor:
     counts = torch.bincount(image, minlength=len(vectors))
     place = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
     most = int(counts.max()) if len(image) else 0
-    padded = weight.new_zeros(len(vectors), most, weight.shape[1])
-    padded[image, place] = weight
+    padded = vectors.new_zeros(len(vectors), most, weight.shape[1])
+    padded[image, place] = weight.to(vectors.dtype)
     return torch.bmm(padded, vectors.transpose(1, 2))[image, place]

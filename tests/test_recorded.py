@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,17 @@ CASES = {name: [f"experiment={name}"] for name in EXPERIMENTS} | {
     "iseg with mosaic": ["experiment=iseg", "augment=strong"]
 }
 STEPS, BATCH = 5, 8
-LOSS, GRADIENT, DIGEST = 5e-4, 5e-3, 5e-3
-"""Relative tolerances: kernels of other processors round differently."""
+LOSS, GRADIENT, DIGEST = 1e-4, 1e-3, 1e-3
+"""Relative tolerances: other processors may read images a little differently."""
 
 
 def trace(make: Callable, *overrides: str) -> dict[str, Any]:
-    """Five steps, then one validation batch."""
+    """Five steps, then one validation batch.
+
+    In float64: in float32 another number of threads alone changes gradients by two percent.
+    """
     made = make(*overrides)
+    made.model.double()
     module = made.module().train()
     # Small steps, without AdamW, which divides by the size of a gradient: else five steps turn
     # another order of summation into more than rounding.
@@ -45,6 +50,7 @@ def trace(make: Callable, *overrides: str) -> dict[str, Any]:
     for step in range(STEPS):
         module.means.reset()
         batch = next(batches)
+        batch = replace(batch, images=batch.images.double())
         module.on_train_batch_start(batch, step)
         total = module.training_step(batch, step)
         losses.append({k: v for k, v in module.train_row().items() if k.startswith("train/")})
@@ -69,7 +75,7 @@ def data_batches(data: Any) -> Iterator[Any]:
 
 def decoded(made: Any) -> dict[str, Any]:
     batch = made.batch(BATCH, training=False)
-    made.model.eval()
+    made.model.float().eval()
     with torch.no_grad():
         found = made.model.decode(made.model(batch.images), batch)
     return {

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def sample(maps: Tensor, image: Tensor, places: Tensor) -> Tensor:
-    """(N, K, C) values at points that each have a map of their own, bilinear, float32.
+    """(N, K, C) values at points that each have a map of their own, bilinear, as precise as these.
 
     Beyond the outermost centres a map goes on as it is there.
 
@@ -26,7 +26,7 @@ def sample(maps: Tensor, image: Tensor, places: Tensor) -> Tensor:
     which = torch.arange(maps.shape[1], device=maps.device)
 
     def read(column: Tensor, row: Tensor) -> Tensor:
-        return maps[image[:, None], which, :, row, column].float()
+        return maps[image[:, None], which, :, row, column].to(across.dtype)
 
     above = torch.lerp(read(left, top), read(right, top), across)
     below = torch.lerp(read(left, bottom), read(right, bottom), across)
