@@ -98,7 +98,7 @@ def test_what_no_data_makes_right_is_refused_before_any_is_read(
 
 def test_a_whole_number_serves_where_any_is_meant() -> None:
     config = {"name": "sgd", "lr": 1, "weight_decay": 0, "momentum": 0.9, "warmup_epochs": 1}
-    config |= {"final_lr": 0, "code_lr": 1, "ema_decay": 0, "ema_ramp": 10}
+    config |= {"final_lr": 0, "trunk_lr": 1, "code_lr": 1, "ema_decay": 0, "ema_ramp": 10}
     built = checked("optim", config, OptimConfig)
     assert built.lr == 1.0
     assert isinstance(built.lr, float)

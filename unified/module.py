@@ -180,13 +180,14 @@ class UnifiedModule(pl.LightningModule):
                 if isinstance(m, (nn.Conv2d, nn.Linear)) and m.weight is not None
             }
             parameters = [p for p in module.parameters() if id(p) not in codes]
+            rate = c.lr * (c.trunk_lr if name == "trunk" else 1)
             for group, decay, chosen in (
                 (name, c.weight_decay, [p for p in parameters if id(p) in decayed]),
                 (f"{name}.no_decay", 0.0, [p for p in parameters if id(p) not in decayed]),
             ):
                 if chosen:
                     groups.append(
-                        {"name": group, "params": chosen, "lr": c.lr, "weight_decay": decay}
+                        {"name": group, "params": chosen, "lr": rate, "weight_decay": decay}
                     )
         if codes:
             groups.append(
