@@ -49,5 +49,12 @@ class BalanceWeighting(BoundaryWeighting):
 
     def _square(self, levels: Sequence[Tensor | None]) -> Tensor:
         """The squared norm of what a task sends."""
-        norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in levels if g is not None]
+        norms = [_norm(gradient) for gradient in levels if gradient is not None]
         return torch.stack(norms).square().sum() if norms else self.mean.new_zeros(())
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    """Added up in float32 at least."""
+    precise = torch.promote_types(gradient.dtype, torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=precise)
+    return norm.float()
