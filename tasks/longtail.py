@@ -282,8 +282,7 @@ def _overlaps(
     """
     goal, held = torch.zeros_like(like), torch.zeros_like(like)
     place = (image * like.shape[1] + anchor) * like.shape[2] + cell
-    fit = (1 - losses.detach()).clamp(min=0).to(goal.dtype)
-    goal.view(-1).scatter_reduce_(0, place, fit, "amax")
+    goal.view(-1).scatter_reduce_(0, place, (1 - losses.detach()).to(goal.dtype), "amax")
     held.view(-1)[place] = 1
     return goal, held.amax(1, keepdim=True).expand_as(held)
 

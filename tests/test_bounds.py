@@ -104,6 +104,9 @@ def test_a_whole_number_serves_where_any_is_meant() -> None:
     assert isinstance(built.lr, float)
     with pytest.raises(ConfigError, match=r"optim\.lr is not set"):
         checked("optim", {k: v for k, v in config.items() if k != "lr"}, OptimConfig)
+    # What was made before the key was there goes on as it was.
+    older = {key: value for key, value in config.items() if key != "trunk_lr"}
+    assert checked("optim", older, OptimConfig).trunk_lr == 1
 
 
 def test_classes_of_ones_own_are_no_types_of_a_file() -> None:

@@ -324,6 +324,8 @@ def test_plain_ddp_on_two_processes(
         (["task.detection.widht=3"], "task.detection.widht", "widht is none of them"),
         (["task.detection=3"], "task.detection=3", "task=[…]"),
         (["optim.lr=[1,"], "optim.lr", "look at the override"),
+        (["+optim.lr=1"], "optim.lr", "leave out the +"),
+        (["experiment=mtl", "task=[stuff]"], "detection", "~weighting.tasks.detection"),
         (["optim.lr=1,2"], "1,2", "-m"),
         (["optim.lr=${nope}"], "nope", "look at the override"),
         (

@@ -15,6 +15,7 @@ import conf
 from unified.cli import USAGE
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 QUICK = (
     "trainer=smoke", "trainer.max_epochs=1", "trainer.limit_train_batches=1",
     "trainer.limit_val_batches=1", "trainer.accelerator=cpu", "data.image_size=64",
@@ -72,3 +73,11 @@ def test_a_documented_command_works(
     if command == "eval":
         more.append("data.val=val")
     run_command(command, *arguments, *more, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("page", sorted(p.relative_to(ROOT) for p in PAGES), ids=str)
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.M | re.S)
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
+    own = [link for link in links if "://" not in link]
+    assert [link for link in own if not (ROOT / page.parent / link).exists()] == []

@@ -302,9 +302,11 @@ def test_the_learning_rate_rises_then_falls(module, length: dict[str, int]) -> N
 
 
 def test_trunk_and_codes_may_learn_at_rates_of_their_own(make: Callable) -> None:
-    module = make("optim.lr=0.01", "optim.trunk_lr=3", "optim.code_lr=0.5").module()
-    rates = {g["name"].split(".")[0]: g["lr"] for g in module.parameter_groups()}
-    assert rates == pytest.approx({"trunk": 0.03, "tasks": 0.01, "codes": 0.005})
+    own = ("optim.lr=0.01", "optim.trunk_lr=3", "optim.code_lr=0.5", "weighting=uncertainty")
+    rates = {g["name"]: g["lr"] for g in make(*own).module().parameter_groups()}
+    trunk = {"trunk": 0.03, "trunk.no_decay": 0.03}
+    others = {"tasks": 0.01, "tasks.no_decay": 0.01, "weighting.no_decay": 0.01, "codes": 0.005}
+    assert rates == pytest.approx(trunk | others)
 
 
 def test_files_are_complete_and_results_belong_to_the_best_epoch(

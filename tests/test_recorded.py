@@ -30,14 +30,15 @@ CASES = {name: [f"experiment={name}"] for name in EXPERIMENTS} | {
     "iseg with mosaic": ["experiment=iseg", "augment=strong"]
 }
 STEPS, BATCH = 5, 8
-LOSS, GRADIENT, DIGEST = 1e-4, 1e-3, 1e-3
-"""Relative tolerances: other processors may read images a little differently."""
+LOSS, GRADIENT, DIGEST = 5e-4, 5e-3, 5e-3
+"""Relative tolerances: other processors read images, and round what stays float32, differently."""
 
 
 def trace(make: Callable, *overrides: str) -> dict[str, Any]:
     """Five steps, then one validation batch.
 
-    In float64: in float32 another number of threads alone changes gradients by two percent.
+    The network is of float64: in float32 another number of threads alone changes gradients by two
+    percent. What it has learnt is decoded as ever, in float32.
     """
     made = make(*overrides)
     made.model.double()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from unified.bounds import checked
 from unified.errors import ConfigError, JobError
+from unified.weighting.balance import BalanceWeighting
 from unified.weighting.build import build_weighting
 from unified.weighting.config import WeightingConfig
 from unified.weighting.values import task_total
@@ -387,3 +388,11 @@ def test_torchjd_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchjd", None)
     with pytest.raises(ConfigError, match=r"pip install 'unified\[torchjd\]'"):
         build_weighting(torchjd("UPGrad"), ["a", "b"])
+
+
+def test_large_gradients_of_half_precision_are_balanced() -> None:
+    balance = BalanceWeighting({"loud": 1.0, "quiet": 1.0})
+    loud = torch.full((64, 64), 30_000.0, dtype=torch.float16)
+    balance.weigh([[loud], [loud / 1000]])
+    assert balance.factor.isfinite().all()
+    assert float(balance.factor[1] / balance.factor[0]) == pytest.approx(1000, rel=1e-2)

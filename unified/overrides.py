@@ -114,6 +114,8 @@ def explained(error: HydraException) -> ConfigError:
         fix = f"--help lists the arguments of {task}; {argument} is none of them"
         if f"Key '{task}' is not in" in str(error.__cause__):
             fix = f"no task {task} takes part: add it, task=[…,{task}], or leave this out"
+    if "already at" in first:
+        fix = "leave out the +"
     if "Ambiguous" in first:
         fix = "for a run of each value add -m; a value with commas is quoted"
     return ConfigError(first, fix)

@@ -53,11 +53,11 @@ class OptimConfig:
         momentum: of SGD, or AdamW's first beta.
         warmup_epochs: linear rise from zero.
         final_lr: share of `lr` at the end of the cosine.
-        trunk_lr: factor on the trunk's learning rate. Where tasks that pull in different ways share
-            it, an optimiser that divides by the size of gradients leaves each a smaller step.
         code_lr: factor on the codes' learning rate.
         ema_decay: of the averaged weights that are evaluated and kept; 0 averages nothing.
         ema_ramp: steps over which the decay rises to its value.
+        trunk_lr: factor on the trunk's learning rate. Where tasks that pull in different ways share
+            it, an optimiser that divides by the size of gradients leaves each a smaller step.
     """
 
     name: Literal["adamw", "sgd"]
@@ -66,10 +66,10 @@ class OptimConfig:
     momentum: Part
     warmup_epochs: NonNegative
     final_lr: Share
-    trunk_lr: NonNegative
     code_lr: NonNegative
     ema_decay: Part
     ema_ramp: Whole
+    trunk_lr: NonNegative = 1.0
 
     def __post_init__(self) -> None:
         if self.name == "sgd" and self.momentum == 0:

@@ -160,7 +160,7 @@ def test_arms_of_a_seed_see_the_same_images_and_start_from_the_same_trunk(
     own += ["data.batch_size=4", *(w for w in config.ablation.common if w.startswith("augment"))]
     seen: dict[tuple[str, int], tuple[Any, ...]] = {}
     for arm, seed in [*product(config.ablation.arms, (0,)), (config.ablation.baseline, 1)]:
-        made: Made = make(*config.ablation.arms[arm], *own, f"seed={seed}")
+        made: Made = make(*own, *config.ablation.arms[arm], f"seed={seed}")
         weights = {name: value.clone() for name, value in made.model.trunk.state_dict().items()}
         seen[arm, seed] = (learnt(made, 2), weights)
     steps, weights = seen[config.ablation.baseline, 0]

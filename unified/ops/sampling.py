@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def sample(maps: Tensor, image: Tensor, places: Tensor) -> Tensor:
-    """(N, K, C) values at points that each have a map of their own, bilinear, as precise as these.
+    """(N, K, C) bilinear values at points that each have a map of their own, dtype of `places`.
 
     Beyond the outermost centres a map goes on as it is there.
 

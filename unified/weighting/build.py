@@ -28,7 +28,8 @@ def build_weighting(config: WeightingConfig, tasks: list[str]) -> FixedWeighting
     unknown = sorted(set(config.tasks) - set(tasks))
     if unknown:
         raise ConfigError(
-            f"weighting.tasks.{unknown[0]}: no such task in this run", f"use {', '.join(tasks)}"
+            f"weighting.tasks.{unknown[0]}: no such task in this run",
+            f"use {', '.join(tasks)}, or leave it out: ~weighting.tasks.{unknown[0]}",
         )
     own = {name: float(config.tasks.get(name, 1.0)) for name in tasks}
     if not any(own.values()):
