@@ -325,7 +325,7 @@ def test_plain_ddp_on_two_processes(
         (["task.detection=3"], "task.detection=3", "task=[…]"),
         (["optim.lr=[1,"], "optim.lr", "look at the override"),
         (["+optim.lr=1"], "optim.lr", "leave out the +"),
-        (["experiment=mtl", "task=[stuff]"], "detection", "~weighting.tasks.detection"),
+        (["experiment=mtl", "task=[stuff]"], "weighting.tasks.caption", "~weighting.tasks.caption"),
         (["optim.lr=1,2"], "1,2", "-m"),
         (["optim.lr=${nope}"], "nope", "look at the override"),
         (

@@ -29,7 +29,8 @@ def build_weighting(config: WeightingConfig, tasks: list[str]) -> FixedWeighting
     if unknown:
         raise ConfigError(
             f"weighting.tasks.{unknown[0]}: no such task in this run",
-            f"use {', '.join(tasks)}, or leave it out: ~weighting.tasks.{unknown[0]}",
+            f"leave it out, ~weighting.tasks.{unknown[0]}, or take another weighting; the run has "
+            f"{', '.join(tasks)}",
         )
     own = {name: float(config.tasks.get(name, 1.0)) for name in tasks}
     if not any(own.values()):
