@@ -15,6 +15,7 @@ for name in (
     "shapes",
     "real",
     "sweeps",
+    "joint",
     "segmentation",
     "tracks",
     "kills",
