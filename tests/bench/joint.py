@@ -5,11 +5,13 @@ python tests/bench/joint.py
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from omegaconf import OmegaConf
 from results import ROOT, table, train, write
 
 COMMON = [
@@ -20,33 +22,21 @@ COMMON = [
     "trainer.check_val_every_n_epoch=3",
     "logger=none",
 ]
-CAPTION = [
-    "task.caption.view=strong",
-    "task.caption.width=128",
-    "task.caption.layers=2",
-    "task.caption.dropout=0",
-]
-PLAIN = "implicit=none"
-ALONE = {
-    "detection": ["experiment=det"],
-    "classification": ["task=[classification]", PLAIN],
-    "embedding": ["task=[detection,embedding]", PLAIN],
-    "instance": ["task=[detection,instance]", PLAIN],
-    "stuff": ["task=[stuff]", PLAIN],
-    "panoptic": ["task=[detection,instance,stuff,panoptic]", PLAIN],
-    "caption": ["task=[caption]", PLAIN, *CAPTION],
-}
-"""Each task with what it requires, as in `conf/ablation/all_tasks.yaml`; keypoints and
-long tail take part in all nine and are not run alone."""
-IMTL = ["experiment=imtl", *CAPTION]
+ARMS = OmegaConf.load(ROOT / "conf" / "ablation" / "all_tasks.yaml").arms
+OTHERS = ("keypoints", "longtail", "mtl", "imtl")
+ALONE = {task: list(arm) for task, arm in ARMS.items() if task not in OTHERS}
+"""Each task with what it requires; keypoints and long tail take part in all nine and are not run
+alone."""
+IMTL = list(ARMS.imtl)
 BALANCE = ["weighting=balance"]
 AS_ALONE = ["optim.trunk_lr=1"]
 FASTER = ["optim.trunk_lr=2"]
+LOOKED = "diagnose_every_n_steps=125"
 BOXES = "+weighting.tasks.detection=4"
 NINE = {
     "fixed": ["weighting=fixed", *AS_ALONE],
     "balance": [*BALANCE, *AS_ALONE],
-    "balance, lr 0.008": [*BALANCE, *AS_ALONE, "optim.lr=0.008", "diagnose_every_n_steps=125"],
+    "balance, lr 0.008": [*BALANCE, *AS_ALONE, "optim.lr=0.008", LOOKED],
     "balance, trunk's lr 0.008": [*BALANCE, *FASTER],
     "balance, detection 4": [*BALANCE, BOXES, *AS_ALONE],
     "balance, detection 4, trunk's lr 0.008": [*BALANCE, BOXES, *FASTER],
@@ -114,8 +104,11 @@ def scores(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def run(name: str, overrides: list[str]) -> dict[str, float]:
-    place = "".join(c if c.isalnum() else "-" for c in name)
-    return scores(train(ROOT / "runs" / "joint" / place, *overrides, *COMMON))
+    folder = ROOT / "runs" / "joint" / "".join(c if c.isalnum() else "-" for c in name)
+    found = scores(train(folder, *overrides, *COMMON))
+    if LOOKED in overrides:
+        shutil.copy(folder / "gradients.png", ROOT / "docs" / "images")
+    return found
 
 
 def rows(found: Mapping[str, Scores], alone: Scores) -> list[list[str]]:
