@@ -248,6 +248,20 @@ class UnifiedModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if MEANS in checkpoint:
             self.means.load_state_dict(checkpoint[MEANS])
+        if "optimizer_states" in checkpoint:
+            self._set_rates(checkpoint["optimizer_states"][0], checkpoint["lr_schedulers"][0])
+
+    def _set_rates(self, optimizer: dict[str, Any], schedule: dict[str, Any]) -> None:
+        """A resumed run goes on with what it is told now, where in the schedule it was."""
+        saved, own = optimizer["param_groups"], self.parameter_groups()
+        share = max((g["lr"] / g["initial_lr"] for g in saved if g["initial_lr"]), default=0.0)
+        momentum = self.config.optim.momentum
+        for there, now in zip(saved, own, strict=True):
+            if there["initial_lr"] != now["lr"]:
+                there |= {"lr": share * now["lr"], "initial_lr": now["lr"]}
+            there["weight_decay"] = now["weight_decay"]
+            there |= {"betas": (momentum, 0.999)} if "betas" in there else {"momentum": momentum}
+        schedule["base_lrs"] = [group["lr"] for group in own]
 
 
 def extremes(outputs: Outputs) -> dict[str, Tensor]:

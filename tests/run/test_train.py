@@ -229,6 +229,31 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(
     assert {file: file.read_bytes() for file in run.iterdir() if file.is_file()} == before
 
 
+def test_a_resumed_run_goes_on_with_the_rates_that_it_is_told(
+    trained: Path, run_command: Command, tmp_path: Path
+) -> None:
+    """What the guard advises where numbers run away: `optim.lr` lower, and go on."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    before = torch.load(run / "last.ckpt", weights_only=True)
+    run_command(
+        "train", f"resume={run}", "trainer.max_epochs=3", "optim.lr=0.001", "optim.trunk_lr=2",
+        "optim.momentum=0.8", "optim.weight_decay=0.1", cwd=tmp_path,
+    )  # fmt: skip
+    after = torch.load(run / "last.ckpt", weights_only=True)
+    assert after["epoch"] > before["epoch"]
+    for old, new in zip(
+        before["optimizer_states"][0]["param_groups"],
+        after["optimizer_states"][0]["param_groups"],
+        strict=True,
+    ):
+        assert old["initial_lr"] != new["initial_lr"]
+        assert new["initial_lr"] == (0.002 if new["name"].startswith("trunk") else 0.001)
+        assert 0 < new["lr"] <= new["initial_lr"]
+        assert new["betas"][0] == 0.8
+        assert new["weight_decay"] == (0.1 if old["weight_decay"] else 0)
+
+
 def test_best_is_for_use_and_last_to_go_on_with(trained: Path) -> None:
     """The file for use holds the network, what describes it, and nothing of the training."""
     best, last = (torch.load(trained / f"{n}.ckpt", weights_only=True) for n in ("best", "last"))
