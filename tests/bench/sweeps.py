@@ -19,8 +19,17 @@ SMALL = [
     "trainer.check_val_every_n_epoch=3",
     "trainer.enable_progress_bar=false",
 ]
-SWEEPS = {"multitask": SMALL}
-"""File of `conf/ablation` → what all of its arms have."""
+SWEEPS = {
+    "multitask": ["ablation=multitask", *SMALL],
+    "multitask_larger": [
+        "ablation=multitask", *SMALL, "data.image_size=128", "trainer.max_epochs=6",
+        "trainer.check_val_every_n_epoch=6", "ablation.seeds=[0,1,2]",
+    ],
+    "feature_alignment": ["ablation=feature_alignment", *SMALL],
+    "prediction_refinement": ["ablation=prediction_refinement", *SMALL],
+    "all_tasks": ["ablation=all_tasks", *SMALL, "data.batch_size=8"],
+}  # fmt: skip
+"""Page → the sweep's file, and what all of its arms have."""
 PAGES = ROOT / "docs" / "results" / "ablations"
 FILES = ("report.md", "report.png", "scores.csv", "differences.csv")
 PAPER = [
@@ -43,11 +52,12 @@ PAPER = [
 
 def sweep(name: str) -> None:
     """Run one, or go on with it, and keep its report."""
-    command = [sys.executable, "-m", "unified.cli", "ablate", f"ablation={name}", *SWEEPS[name]]
+    folder = f"runs/ablations/{name}"
+    command = [sys.executable, "-m", "unified.cli", "ablate", *SWEEPS[name], f"out={folder}"]
     subprocess.run(command, cwd=ROOT, check=True)
     (PAGES / name).mkdir(parents=True, exist_ok=True)
     for file in FILES:
-        shutil.copy(ROOT / "runs" / "ablations" / name / file, PAGES / name)
+        shutil.copy(ROOT / folder / file, PAGES / name)
 
 
 def found(name: str) -> dict[tuple[str, str], dict[str, Any]]:
