@@ -23,6 +23,8 @@ from unified.trunks.features import FeatureSpec
 
 TOLERANCE = 0.22
 """Share of an object's size, the root of its area, within which distances are squared."""
+STEPS = 2
+"""From the anchor's guess towards the joint, along the fields; a third brought nothing."""
 
 
 class KeypointDetection(Task):
@@ -80,8 +82,8 @@ class KeypointDetection(Task):
         """Joints of the matched anchors against those of their objects, where these have some.
 
         Similarity is 1 − OKS over the known joints, as COCO measures it (Maji et al. 2022,
-        YOLO-Pose, equation 2), of the second guess, which is the result. It says nothing of joints
-        that are far off: there distance does, of both guesses, in shares of the object's size, the
+        YOLO-Pose, equation 2), of the last guess, which is the result. It says nothing of joints
+        that are far off: there distance does, of all guesses, in shares of the object's size, the
         same for all joints (pseudo-Huber; Charbonnier et al. 1997): squared within `TOLERANCE`, and
         from afar the same pull from anywhere. Visibility is the cross-entropy of whether a joint
         is known. Reads joints (N, K, 3) and areas (N,) of the targets `keypoints`.
@@ -93,13 +95,13 @@ class KeypointDetection(Task):
         matched = (rows >= 0).nonzero().squeeze(1)
         rows, cells = rows[matched], matches.cells.of(matched)
         first = self._first(outputs, cells, upstream)
-        second = self._second(outputs, first, cells.image)
+        guesses = self._guesses(outputs, first[..., :2], cells.image)
         joints, labels = truth.joints[rows], truth.labels[rows]
         known = (joints[..., 2] > 0).float()
         area = truth.areas[rows, None].clamp(min=1)
-        # (2, N, K) of the first and of the second guess, in areas of the object.
-        errors = (torch.stack([first, second])[..., :2] - joints[..., :2]).square().sum(-1) / area
-        oks = (-errors[1] / (8 * self.sigmas[labels].square())).exp()
+        # (1 + STEPS, N, K) of every guess, in areas of the object.
+        errors = (guesses - joints[..., :2]).square().sum(-1) / area
+        oks = (-errors[-1] / (8 * self.sigmas[labels].square())).exp()
         far = ((1 + errors / TOLERANCE**2).sqrt() - 1).sum(0)
         sure = F.binary_cross_entropy_with_logits(first[..., 2], known, reduction="none")
         count = area.new_full((), len(rows))
@@ -122,25 +124,29 @@ class KeypointDetection(Task):
         xy = centre[:, None] * stride + raw[..., :2] * sizes[:, None]
         return torch.cat([xy, raw[..., 2:]], -1)
 
-    def _second(self, outputs: Mapping[str, Tensor], first: Tensor, image: Tensor) -> Tensor:
-        """The same, moved by what the fields of all levels say where each joint was guessed.
+    def _guesses(self, outputs: Mapping[str, Tensor], first: Tensor, image: Tensor) -> Tensor:
+        """(1 + STEPS, N, K, 2): the first places, and each moved on by the fields of all levels.
 
         The anchor has to know the whole pose; from near the joint, the rest of the way is easy to
         see (as short-range offsets refine longer ones in PersonLab, Papandreou et al. 2018).
         """
-        start = first[..., :2].detach()
         fields, strides = self.head.fields(outputs), self.head.strides
-        way = [
-            stride * sample(fields[level], image, start / stride)
-            for level, stride in strides.items()
-        ]
-        return torch.cat([start + torch.stack(way).sum(0), first[..., 2:]], -1)
+        guesses = [first]
+        for _ in range(STEPS):
+            start = guesses[-1].detach()
+            way = [
+                stride * sample(fields[level], image, start / stride)
+                for level, stride in strides.items()
+            ]
+            guesses.append(start + torch.stack(way).sum(0))
+        return torch.stack(guesses)
 
     def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Tensor:
         """(N, K, 3) x, y in input pixels, and the probability, of each detection."""
         cells = upstream[Kept].cells
-        found = self._second(outputs, self._first(outputs, cells, upstream), cells.image)
-        return torch.cat([found[..., :2], found[..., 2:].sigmoid()], -1)
+        first = self._first(outputs, cells, upstream)
+        places = self._guesses(outputs, first[..., :2], cells.image)[-1]
+        return torch.cat([places, first[..., 2:].sigmoid()], -1)
 
     def finish(self, kept: Tensor, batch: Batch, upstream: Upstream) -> list[Keypoints]:
         """Joints in original pixels, of the detections whose category has some."""

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
+from tasks.keypoints import STEPS
 from unified.batch import Batch
 from unified.canvas import Canvas
 from unified.data.coco.keypoints import SIGMA, Category
@@ -336,22 +337,27 @@ def test_where_the_network_says_the_truth_nothing_is_to_be_learnt(make: Callable
         assert float(mean.total) == pytest.approx(0, abs=1e-3)
 
 
-def test_fields_move_the_first_guess(make: Callable) -> None:
-    """Truth that is off by what a field says: the second guess is right, the first is not."""
+def test_fields_move_the_first_guess_step_by_step(make: Callable) -> None:
+    """Truth that is off by two steps along a field: the last guess is right, the others are not."""
     made = make("task=[detection,keypoints]", "augment=none")
     batch = made.batch(4)
     task, raw, upstream = learnt(made, batch)
-    shift = torch.tensor([3.0, -2.0])
+    step = torch.tensor([3.0, -2.0])
     truth = batch.labels["keypoints"]
-    moved = torch.cat([truth.joints[..., :2] + shift, truth.joints[..., 2:]], -1)
-    batch.labels["keypoints"] = replace(truth, joints=moved)
-    before, _ = task.loss(raw, batch, upstream)
+
+    def losses(off: torch.Tensor) -> tuple[float, float]:
+        moved = torch.cat([truth.joints[..., :2] + off, truth.joints[..., 2:]], -1)
+        batch.labels["keypoints"] = replace(truth, joints=moved)
+        found, _ = task.loss(raw, batch, upstream)
+        return float(found["similarity"].total), float(found["distance"].total) / (1 + STEPS)
+
+    still = [losses(left * step) for left in range(1 + STEPS)]  # all guesses are this far off
     level, stride = list(task.head.strides.items())[1]
-    task.head.fields(raw)[level] += (shift / stride)[:, None, None]
-    after, _ = task.loss(raw, batch, upstream)
-    assert float(before["similarity"].total) > 1
-    assert float(after["similarity"].total) == pytest.approx(0, abs=1e-3)
-    assert float(after["distance"].total) == pytest.approx(float(before["distance"].total) / 2)
+    task.head.fields(raw)[level] += (step / stride)[:, None, None]
+    similarity, distance = losses(STEPS * step)
+    assert still[1][0] > 1
+    assert similarity == pytest.approx(0, abs=1e-3)
+    assert distance == pytest.approx(sum(each for _, each in still) / (1 + STEPS))
 
 
 def linear(like: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
@@ -375,40 +381,43 @@ def test_fields_are_read_of_the_own_image_where_the_joint_was_guessed(make: Call
     similarity, distance, count = 0.0, 0.0, 0
     for row in rows[rows >= 0].tolist():
         known = truth.joints[row, :, 2] > 0
-        x = truth.joints[row, known, 0].clamp(stride / 2, SIZE - stride / 2)
-        off = slope[truth.image[row], known] * x  # of the second guess; the first is right
-        error = 2 * off.square() / truth.areas[row]
+        x = truth.joints[row, known, 0]
         sigma = task.sigmas[truth.labels[row], known]
+        off = torch.zeros_like(x)  # of the first guess
         count += 1
+        for _ in range(STEPS if known.any() else 0):
+            off = off + slope[truth.image[row], known] * (x + off).clamp(
+                stride / 2, SIZE - stride / 2
+            )
+            error = 2 * off.square() / truth.areas[row]
+            distance += float(((1 + error / 0.22**2).sqrt() - 1).mean())
         if known.any():
             similarity += float((1 - (-error / (8 * sigma**2)).exp()).mean())
-            distance += float(((1 + error / 0.22**2).sqrt() - 1).mean())
     assert int(losses["similarity"].count) == count
     assert float(losses["similarity"].total) == pytest.approx(similarity, rel=1e-3)
     assert float(losses["distance"].total) == pytest.approx(distance, rel=1e-3)
 
 
-def test_the_second_guess_does_not_teach_where_to_look(make: Callable) -> None:
-    """The first guess learns its own error, not what the field is like beside it."""
+def test_the_steps_do_not_teach_where_to_look(make: Callable) -> None:
+    """Fields are learnt where they are read; no guess learns what they are like beside it."""
     made = make("task=[detection,keypoints]", "augment=none")
     batch = made.batch(4)
     task, raw, upstream = learnt(made, batch)
-    grads = []
-    for slope in (0.0, 0.3):
-        own = {name: value.clone() for name, value in raw.items()}
-        field = task.head.fields(own)["p4"]
-        field += linear(field, torch.full(field.shape[:2], slope)) - slope * field.shape[-1] / 2
-        own = {name: value.requires_grad_() for name, value in own.items()}
-        first = task._first(own, upstream[Matches].cells, upstream)
-        second = task._second(own, first, upstream[Matches].cells.image)
-        second[..., 0].sum().backward()
-        grads.append(
-            torch.cat([v.grad[:, : task.head.at_anchors].sum()[None] for v in own.values()])
-        )
-    torch.testing.assert_close(grads[0], grads[1])
+    field = task.head.fields(raw)["p4"]
+    field += linear(field, torch.full(field.shape[:2], 0.3)) - 0.3 * field.shape[-1] / 2
+    raw = {name: value.requires_grad_() for name, value in raw.items()}
+    cells = upstream[Matches].cells
+    first = task._first(raw, cells, upstream)[..., :2]
+    guesses = task._guesses(raw, first, cells.image)
+    assert len(guesses) == 1 + STEPS
+    guesses[1:].sum().backward()
+    for name, stride in task.head.strides.items():
+        assert not raw[name].grad[:, : task.head.at_anchors].any()
+        read = raw[name].grad[:, task.head.at_anchors :].sum() / stride
+        assert float(read) == pytest.approx(guesses[1:].numel())  # x and y of each, weight 1
 
 
-def test_what_is_kept_is_the_second_guess(make: Callable) -> None:
+def test_what_is_kept_is_the_last_guess(make: Callable) -> None:
     made = make("task=[detection,keypoints]", "augment=none")
     task, detection = made.tasks["keypoints"], made.tasks["detection"]
     outputs = made.model.eval()(made.batch(2, training=False).images)
@@ -421,11 +430,11 @@ def test_what_is_kept_is_the_second_guess(make: Callable) -> None:
     centres = (torch.stack([kept.cells.x, kept.cells.y], 1) + 0.5) * strides[:, None]
     torch.testing.assert_close(first[..., :2], centres[:, None].expand_as(first[..., :2]))
     task.head.fields(raw)["p4"][:, 3] += 0.5
-    second = task.keep(raw, upstream)
-    assert len(second) > 0
+    last = task.keep(raw, upstream)
+    assert len(last) > 0
     moved = torch.zeros_like(first)
-    moved[:, 3, :2] = 0.5 * task.head.strides["p4"]
-    torch.testing.assert_close(second, first + moved)
+    moved[:, 3, :2] = STEPS * 0.5 * task.head.strides["p4"]
+    torch.testing.assert_close(last, first + moved)
 
 
 def test_joints_that_a_category_does_not_have_teach_nothing(make: Callable) -> None:
