@@ -12,9 +12,11 @@ from unified.trunks.features import FeatureSpec
 
 
 class KeypointHead(DenseHead):
-    """Level → (B, A·K·3 + K·2, H, W): x, y, logit of K joints at every anchor, and a field.
+    """Level → (B, A·(K·3 + 1) + K·2, H, W): K joints and a quality at every anchor, and a field.
 
-    The field of a joint says at every cell how far the joint of whoever is there lies from it.
+    A joint is x, y and the logit of whether it is known, the quality a logit of how similar all of
+    them are to those that are there. The field of a joint says at every cell how far the joint of
+    whoever is there lies from it.
 
     Args:
         features: the trunk's pyramid.
@@ -27,12 +29,13 @@ class KeypointHead(DenseHead):
     """
 
     def __init__(self, features: FeatureSpec, per_cell: int, joints: int, width: int) -> None:
-        self.per_cell, self.joints, self.at_anchors = per_cell, joints, per_cell * joints * 3
+        self.per_cell, self.joints = per_cell, joints
+        self.at_anchors = per_cell * (joints * 3 + 1)
         super().__init__(features, dict.fromkeys(features, width), self.at_anchors + joints * 2)
         self.strides = {name: features[name].stride for name in self.levels}
 
     def of_anchors(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Level → (B, A, H, W, K·3)."""
+        """Level → (B, A, H, W, K·3 + 1)."""
         own = {name: outputs[name][:, : self.at_anchors] for name in self.levels}
         return {name: per_anchor(output, self.per_cell) for name, output in own.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -27,21 +28,37 @@ STEPS = 2
 """From the anchor's guess towards the joint, along the fields; a third brought nothing."""
 
 
+@dataclass(frozen=True)
+class Poses:
+    """Of the kept detections.
+
+    Attributes:
+        joints: (N, K, 3) x, y in input pixels, and the probability that the joint is known.
+        quality: (N,) how similar to the truth the joints are expected to be, 0 to 1.
+    """
+
+    joints: Tensor
+    quality: Tensor
+
+
 class KeypointDetection(Task):
     """Place and probability of the joints, at detection's anchors, and then from near the joints.
+
+    A pose's score is that of its detection times the similarity that is expected of its joints (as
+    Huang et al. 2019, Mask Scoring R-CNN, score masks): an object may be found and badly posed.
 
     Args:
         features, data, upstream: what trunk, data set and detection publish.
         width: channels of the head's stems.
         evaluator: `faster` (faster-coco-eval) or `pycocotools`.
         view: in which it learns; must be that of detection.
-        loss_weights: fixed weights of similarity, distance and visibility.
+        loss_weights: fixed weights of similarity, distance, visibility and quality.
     """
 
     name = "keypoints"
     requires = (Anchors, DenseBoxes, Matches, Kept)
     truth = KeypointAsk
-    losses = ("similarity", "distance", "visibility")
+    losses = ("similarity", "distance", "visibility", "quality")
 
     def __init__(
         self,
@@ -86,7 +103,8 @@ class KeypointDetection(Task):
         that are far off: there distance does, of all guesses, in shares of the object's size, the
         same for all joints (pseudo-Huber; Charbonnier et al. 1997): squared within `TOLERANCE`, and
         from afar the same pull from anywhere. Visibility is the cross-entropy of whether a joint
-        is known. Reads joints (N, K, 3) and areas (N,) of the targets `keypoints`.
+        is known, quality that of the similarity reached. Reads joints (N, K, 3) and areas (N,) of
+        the targets `keypoints`.
         """
         matches = upstream[Matches]
         objects: ObjectTargets = batch.labels["objects"]  # type: ignore[assignment]
@@ -94,35 +112,41 @@ class KeypointDetection(Task):
         rows = find_objects(objects, truth.image, truth.keys)[matches.target]
         matched = (rows >= 0).nonzero().squeeze(1)
         rows, cells = rows[matched], matches.cells.of(matched)
-        first = self._first(outputs, cells, upstream)
+        first, quality = self._first(outputs, cells, upstream)
         guesses = self._guesses(outputs, first[..., :2], cells.image)
         joints, labels = truth.joints[rows], truth.labels[rows]
         known = (joints[..., 2] > 0).float()
         area = truth.areas[rows, None].clamp(min=1)
         # (1 + STEPS, N, K) of every guess, in areas of the object.
         errors = (guesses - joints[..., :2]).square().sum(-1) / area
-        oks = (-errors[-1] / (8 * self.sigmas[labels].square())).exp()
+        oks = _mean((-errors[-1] / (8 * self.sigmas[labels].square())).exp(), known)
         far = ((1 + errors / TOLERANCE**2).sqrt() - 1).sum(0)
         sure = F.binary_cross_entropy_with_logits(first[..., 2], known, reduction="none")
+        expected = F.binary_cross_entropy_with_logits(quality, oks.detach(), reduction="none")
+        some = known.any(1).float()
         count = area.new_full((), len(rows))
         losses = {
-            "similarity": Mean(_mean(1 - oks, known).sum(), count),
+            "similarity": Mean(((1 - oks) * some).sum(), count),
             "distance": Mean(_mean(far, known).sum(), count),
             "visibility": Mean(_mean(sure, self.has[labels]).sum(), count),
+            "quality": Mean((expected * some).sum(), count),
         }
         return losses, None
 
-    def _first(self, outputs: Mapping[str, Tensor], cells: Cells, upstream: Upstream) -> Tensor:
-        """(N, K, 3) x, y in input pixels and the logit of the probability, as some anchors say.
+    def _first(
+        self, outputs: Mapping[str, Tensor], cells: Cells, upstream: Upstream
+    ) -> tuple[Tensor, Tensor]:
+        """(N, K, 3) x, y in input pixels and the logit of the probability, and (N,) of quality.
 
         Places are in units of the anchor, so that small and large objects are equally hard.
         """
-        raw = cells.gather(self.head.of_anchors(outputs)).unflatten(1, (self.head.joints, 3))
+        said = cells.gather(self.head.of_anchors(outputs))
+        raw = said[:, :-1].unflatten(1, (self.head.joints, 3))
         centre = torch.stack([cells.x, cells.y], 1) + 0.5
         stride = self.strides[cells.level][:, None, None]
         sizes = upstream[DenseBoxes].anchors[cells.level, cells.anchor]
         xy = centre[:, None] * stride + raw[..., :2] * sizes[:, None]
-        return torch.cat([xy, raw[..., 2:]], -1)
+        return torch.cat([xy, raw[..., 2:]], -1), said[:, -1]
 
     def _guesses(self, outputs: Mapping[str, Tensor], first: Tensor, image: Tensor) -> Tensor:
         """(1 + STEPS, N, K, 2): the first places, and each moved on by the fields of all levels.
@@ -141,23 +165,22 @@ class KeypointDetection(Task):
             guesses.append(start + torch.stack(way).sum(0))
         return torch.stack(guesses)
 
-    def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Tensor:
-        """(N, K, 3) x, y in input pixels, and the probability, of each detection."""
+    def keep(self, outputs: Mapping[str, Tensor], upstream: Upstream) -> Poses:
         cells = upstream[Kept].cells
-        first = self._first(outputs, cells, upstream)
+        first, quality = self._first(outputs, cells, upstream)
         places = self._guesses(outputs, first[..., :2], cells.image)[-1]
-        return torch.cat([places, first[..., 2:].sigmoid()], -1)
+        return Poses(torch.cat([places, first[..., 2:].sigmoid()], -1), quality.sigmoid())
 
-    def finish(self, kept: Tensor, batch: Batch, upstream: Upstream) -> list[Keypoints]:
-        """Joints in original pixels, of the detections whose category has some."""
+    def finish(self, kept: Poses, batch: Batch, upstream: Upstream) -> list[Keypoints]:
+        """Joints in original pixels, of the detections whose category has some, in their order."""
         found = upstream[Kept]
-        labels = self.classes[found.labels]
+        labels, scores = self.classes[found.labels], found.scores * kept.quality
         results = []
         for index, meta in enumerate(batch.metas):
             own = (found.cells.image == index) & (labels >= 0)
-            joints = kept[own]
+            joints = kept.joints[own]
             moved = torch.cat([points_to_original(joints[..., :2], meta), joints[..., 2:]], -1)
-            results.append(Keypoints(found.scores[own], labels[own], moved))
+            results.append(Keypoints(scores[own], labels[own], moved))
         return results
 
     def metric(self, source: Source) -> Metric:

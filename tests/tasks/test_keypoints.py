@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from tasks.keypoints import STEPS
+from tasks.keypoints import STEPS, Poses
 from unified.batch import Batch
 from unified.canvas import Canvas
 from unified.data.coco.keypoints import SIGMA, Category
@@ -323,7 +323,7 @@ def learnt(made: Any, batch: Any) -> tuple[Any, dict, Upstream]:
         size = made.tasks["detection"].head.anchors[cells.level[index], cells.anchor[index]]
         said = torch.cat([(joints[:, :2] - centre) / size, (joints[:, 2:] > 0) * 80.0 - 40], 1)
         place = cells.image[index], cells.anchor[index], cells.y[index], cells.x[index]
-        own[name][place] = said.flatten()
+        own[name][place] = torch.cat([said.flatten(), torch.tensor([40.0])])  # as similar as can be
     return task, raw, upstream
 
 
@@ -407,8 +407,8 @@ def test_the_steps_do_not_teach_where_to_look(make: Callable) -> None:
     field += linear(field, torch.full(field.shape[:2], 0.3)) - 0.3 * field.shape[-1] / 2
     raw = {name: value.requires_grad_() for name, value in raw.items()}
     cells = upstream[Matches].cells
-    first = task._first(raw, cells, upstream)[..., :2]
-    guesses = task._guesses(raw, first, cells.image)
+    first, _ = task._first(raw, cells, upstream)
+    guesses = task._guesses(raw, first[..., :2], cells.image)
     assert len(guesses) == 1 + STEPS
     guesses[1:].sum().backward()
     for name, stride in task.head.strides.items():
@@ -425,12 +425,12 @@ def test_what_is_kept_is_the_last_guess(make: Callable) -> None:
     kept = detection.keep(outputs["detection"], upstream)
     upstream.add(kept)
     raw = {name: torch.zeros_like(value) for name, value in outputs["keypoints"].items()}
-    first = task.keep(raw, upstream)
+    first = task.keep(raw, upstream).joints
     strides = torch.tensor(list(task.head.strides.values()))[kept.cells.level]
     centres = (torch.stack([kept.cells.x, kept.cells.y], 1) + 0.5) * strides[:, None]
     torch.testing.assert_close(first[..., :2], centres[:, None].expand_as(first[..., :2]))
     task.head.fields(raw)["p4"][:, 3] += 0.5
-    last = task.keep(raw, upstream)
+    last = task.keep(raw, upstream).joints
     assert len(last) > 0
     moved = torch.zeros_like(first)
     moved[:, 3, :2] = STEPS * 0.5 * task.head.strides["p4"]
@@ -457,7 +457,7 @@ def test_joints_that_a_category_does_not_have_teach_nothing(make: Callable) -> N
 
     before = losses()
     for name, anchors in task.head.of_anchors(raw).items():
-        anchors.unflatten(4, (task.head.joints, 3))[..., few:, :] += 3.0
+        anchors[..., :-1].unflatten(4, (task.head.joints, 3))[..., few:, :] += 3.0
         task.head.fields(raw)[name][:, few:] += 1.0
     assert losses() == pytest.approx(before)
     task.has[:, few:] = 1
@@ -504,6 +504,61 @@ def test_similarity_is_what_coco_measures(make: Callable, coco_mini: Path) -> No
     assert float(evaluation.ious[1, 1][0, 0]) == pytest.approx(oks[row], rel=1e-4)
 
 
+def test_quality_learns_the_similarity_of_the_joints_and_teaches_them_nothing(
+    make: Callable,
+) -> None:
+    """Joints off by a tenth of the size: the slope of the cross-entropy at 0 is 1/2 − OKS."""
+    made = make("task=[detection,keypoints]", "augment=none")
+    batch = made.batch(4)
+    task, raw, upstream = learnt(made, batch)
+    truth = batch.labels["keypoints"]
+    off = (truth.areas.sqrt() * 0.1)[:, None, None] * torch.tensor([1.0, 0.0, 0.0])
+    moved = replace(truth, joints=truth.joints + off)
+    moved.joints[0, :, 2] = 0  # joints of which none is known say nothing
+    batch.labels["keypoints"] = moved
+    for anchors in task.head.of_anchors(raw).values():
+        anchors[..., -1] = 0
+    raw = {name: value.requires_grad_() for name, value in raw.items()}
+    losses, _ = task.loss(raw, batch, upstream)
+    losses["quality"].total.backward()
+    slopes = torch.cat([
+        anchors[..., -1].flatten()
+        for anchors in task.head.of_anchors({n: v.grad for n, v in raw.items()}).values()
+    ])  # fmt: skip
+    rows = find_objects(batch.labels["objects"], truth.image, truth.keys)
+    rows = rows[upstream[Matches].target]
+    expected = 0.0
+    for row in rows[rows > 0].tolist():
+        known = truth.joints[row, :, 2] > 0
+        sigma = task.sigmas[truth.labels[row], known]
+        if known.any():
+            expected += 0.5 - float((-0.01 / (8 * sigma**2)).exp().mean())
+    assert float(slopes.sum()) == pytest.approx(expected, rel=1e-3)
+    rest = sum(float(value.grad.abs().sum()) for value in raw.values())
+    assert rest == pytest.approx(float(slopes.abs().sum()), rel=1e-6)
+
+
+def test_a_pose_scores_as_its_detection_and_what_is_expected_of_its_joints(
+    make: Callable,
+) -> None:
+    made = make("task=[detection,keypoints]", "augment=none")
+    task = made.tasks["keypoints"]
+    figure = int((task.classes >= 0).nonzero())
+    image = torch.tensor([1, 0, 1])
+    zero = torch.zeros(3, dtype=torch.long)
+    kept = Kept(
+        torch.zeros(3, 4), torch.tensor([0.9, 0.8, 0.5]), zero + figure,
+        Cells(image, zero, zero, zero, zero, task.head.levels),
+    )  # fmt: skip
+    metas = [ImageMeta(i, "", 64, 64, letterbox(64, 64, 64)) for i in range(2)]
+    joints = torch.rand(3, task.head.joints, 3)
+    poses = Poses(joints, torch.tensor([0.2, 0.5, 0.8]))
+    none, two = task.finish(poses, Batch(torch.zeros(2, 3, 64, 64), metas), Upstream([kept]))
+    torch.testing.assert_close(none.scores, torch.tensor([0.4]))
+    torch.testing.assert_close(two.scores, torch.tensor([0.18, 0.4]))  # as the detections stand
+    torch.testing.assert_close(two.joints[..., 2], joints[[0, 2], :, 2])
+
+
 def test_what_is_found_is_in_original_pixels_of_categories_with_joints(make: Callable) -> None:
     made = make("task=[detection,keypoints]", "augment=none")
     task = made.tasks["keypoints"]
@@ -518,7 +573,8 @@ def test_what_is_found_is_in_original_pixels_of_categories_with_joints(make: Cal
     joints = torch.rand(2, task.head.joints, 3)
     origin = torch.rand(task.head.joints, 2) * torch.tensor([200, 100])
     joints[0, :, :2] = torch.from_numpy(move_points(origin.numpy(), meta.transform))
-    (found,) = task.finish(joints, Batch(torch.zeros(1, 3, 64, 64), [meta]), Upstream([kept]))
+    poses = Poses(joints, torch.ones(2))
+    (found,) = task.finish(poses, Batch(torch.zeros(1, 3, 64, 64), [meta]), Upstream([kept]))
     assert len(found.scores) == 1
     torch.testing.assert_close(found.joints[0, :, :2], origin, rtol=1e-4, atol=1e-3)
 

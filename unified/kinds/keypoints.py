@@ -178,10 +178,10 @@ class KeypointAsk(Ask):
 
 @dataclass(frozen=True)
 class Keypoints(Result):
-    """Joints of one image, for each detection of a category that has some, best first.
+    """Joints of one image, for each detection of a category that has some, in their order.
 
     Attributes:
-        scores: (N,) of the detections.
+        scores: (N,) of the poses; detections are in the order of their own.
         labels: (N,) int64 indices of the keypoint categories.
         joints: (N, K, 3) x, y in original pixels, and the probability that the joint is known.
     """
