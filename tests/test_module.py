@@ -301,6 +301,45 @@ def test_the_learning_rate_rises_then_falls(module, length: dict[str, int]) -> N
     assert rates.index(max(rates)) in (2, 3, 4)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_run_goes_on_at_the_rates_that_it_is_told(
+    make: Callable, tmp_path: Path, optimizer: str
+) -> None:
+    """From its first step on, as if it had had them from the start; told nothing, as before."""
+    first = ("optim.lr=0.001", "optim.code_lr=0", "optim.momentum=0.9")
+    second = ("optim.lr=0.0004", "optim.trunk_lr=2", "optim.code_lr=1", "optim.momentum=0.8")
+    start = tmp_path / "start.ckpt"
+
+    def rates(words: tuple[str, ...], ckpt: Path | None = None) -> list[list[tuple[float, ...]]]:
+        seen = []
+
+        class Watch(pl.Callback):
+            def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+                seen.append([
+                    (g["lr"], g["weight_decay"], g.get("momentum", g.get("betas", (0,))[0]))
+                    for g in optimizer.param_groups
+                ])  # fmt: skip
+
+            def on_train_batch_end(self, trainer, *_: object) -> None:
+                if trainer.global_step == 3 and ckpt is None:
+                    trainer.save_checkpoint(start)
+
+        made = make("task=[detection]", "implicit=vector", f"optim={optimizer}", *words)
+        trainer = pl.Trainer(
+            max_epochs=-1, max_steps=6, accelerator="cpu", logger=False, callbacks=[Watch()],
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False,
+        )  # fmt: skip
+        trainer.fit(made.module(), made.data, ckpt_path=ckpt, weights_only=True)
+        return seen
+
+    wanted = rates(second)
+    before = rates(first)
+    assert rates(first, start) == before[3:]
+    assert rates(second, start) == wanted[3:]
+    assert wanted[3:] != before[3:]
+
+
 def test_trunk_and_codes_may_learn_at_rates_of_their_own(make: Callable) -> None:
     own = ("optim.lr=0.01", "optim.trunk_lr=3", "optim.code_lr=0.5", "weighting=uncertainty")
     rates = {g["name"]: g["lr"] for g in make(*own).module().parameter_groups()}

@@ -6,12 +6,13 @@ import copy
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from unified.batch import Batch
 from unified.checkpoint import ABOUT, describe
@@ -74,6 +75,19 @@ class UnifiedModule(pl.LightningModule):
     def forward(self, images: Tensor) -> Outputs:
         outputs: Outputs = self.model(images)
         return outputs
+
+    def on_train_start(self) -> None:
+        """A run that goes on has the rates of its checkpoint: it learns at those it is told now."""
+        (optimizer,), (config,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+        schedule, own = cast(LambdaLR, config.scheduler), self.parameter_groups()
+        momentum = self.config.optim.momentum
+        schedule.base_lrs = [group["lr"] for group in own]
+        for group, now, factor in zip(
+            optimizer.param_groups, own, schedule.lr_lambdas, strict=True
+        ):
+            group["initial_lr"], group["weight_decay"] = now["lr"], now["weight_decay"]
+            group["lr"] = now["lr"] * factor(schedule.last_epoch)
+            group |= {"betas": (momentum, 0.999)} if "betas" in group else {"momentum": momentum}
 
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
         # What a step draws depends on its place only, so a run that goes on draws the same.
@@ -222,7 +236,7 @@ class UnifiedModule(pl.LightningModule):
             progress = (step - warmup) / max(total - warmup, 1)
             return c.final_lr + (1 - c.final_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        schedule = LambdaLR(optimizer, factor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -248,20 +262,6 @@ class UnifiedModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if MEANS in checkpoint:
             self.means.load_state_dict(checkpoint[MEANS])
-        if "optimizer_states" in checkpoint:
-            self._set_rates(checkpoint["optimizer_states"][0], checkpoint["lr_schedulers"][0])
-
-    def _set_rates(self, optimizer: dict[str, Any], schedule: dict[str, Any]) -> None:
-        """A resumed run goes on with what it is told now, where in the schedule it was."""
-        saved, own = optimizer["param_groups"], self.parameter_groups()
-        share = max((g["lr"] / g["initial_lr"] for g in saved if g["initial_lr"]), default=0.0)
-        momentum = self.config.optim.momentum
-        for there, now in zip(saved, own, strict=True):
-            if there["initial_lr"] != now["lr"]:
-                there |= {"lr": share * now["lr"], "initial_lr": now["lr"]}
-            there["weight_decay"] = now["weight_decay"]
-            there |= {"betas": (momentum, 0.999)} if "betas" in there else {"momentum": momentum}
-        schedule["base_lrs"] = [group["lr"] for group in own]
 
 
 def extremes(outputs: Outputs) -> dict[str, Tensor]:

@@ -242,14 +242,13 @@ def test_a_resumed_run_goes_on_with_the_rates_that_it_is_told(
     )  # fmt: skip
     after = torch.load(run / "last.ckpt", weights_only=True)
     assert after["epoch"] > before["epoch"]
-    for old, new in zip(
-        before["optimizer_states"][0]["param_groups"],
-        after["optimizer_states"][0]["param_groups"],
-        strict=True,
-    ):
-        assert old["initial_lr"] != new["initial_lr"]
-        assert new["initial_lr"] == (0.002 if new["name"].startswith("trunk") else 0.001)
-        assert 0 < new["lr"] <= new["initial_lr"]
+    groups = after["optimizer_states"][0]["param_groups"]
+    base = [0.002 if group["name"].startswith("trunk") else 0.001 for group in groups]
+    assert after["lr_schedulers"][0]["base_lrs"] == base
+    assert [group["initial_lr"] for group in groups] == base
+    shares = {group["lr"] / rate for group, rate in zip(groups, base, strict=True)}
+    assert len({round(share, 9) for share in shares}) == 1
+    for old, new in zip(before["optimizer_states"][0]["param_groups"], groups, strict=True):
         assert new["betas"][0] == 0.8
         assert new["weight_decay"] == (0.1 if old["weight_decay"] else 0)
 
