@@ -44,9 +44,6 @@ class Poses:
 class KeypointDetection(Task):
     """Place and probability of the joints, at detection's anchors, and then from near the joints.
 
-    A pose's score is that of its detection times the similarity that is expected of its joints (as
-    Huang et al. 2019, Mask Scoring R-CNN, score masks): an object may be found and badly posed.
-
     Args:
         features, data, upstream: what trunk, data set and detection publish.
         width: channels of the head's stems.
@@ -120,7 +117,7 @@ class KeypointDetection(Task):
         # (1 + STEPS, N, K) of every guess, in areas of the object.
         errors = (guesses - joints[..., :2]).square().sum(-1) / area
         oks = _mean((-errors[-1] / (8 * self.sigmas[labels].square())).exp(), known)
-        far = ((1 + errors / TOLERANCE**2).sqrt() - 1).sum(0)
+        far = ((1 + errors / TOLERANCE**2).sqrt() - 1).mean(0)
         sure = F.binary_cross_entropy_with_logits(first[..., 2], known, reduction="none")
         expected = F.binary_cross_entropy_with_logits(quality, oks.detach(), reduction="none")
         some = known.any(1).float()
@@ -174,13 +171,13 @@ class KeypointDetection(Task):
     def finish(self, kept: Poses, batch: Batch, upstream: Upstream) -> list[Keypoints]:
         """Joints in original pixels, of the detections whose category has some, in their order."""
         found = upstream[Kept]
-        labels, scores = self.classes[found.labels], found.scores * kept.quality
+        labels = self.classes[found.labels]
         results = []
         for index, meta in enumerate(batch.metas):
             own = (found.cells.image == index) & (labels >= 0)
             joints = kept.joints[own]
             moved = torch.cat([points_to_original(joints[..., :2], meta), joints[..., 2:]], -1)
-            results.append(Keypoints(scores[own], labels[own], moved))
+            results.append(Keypoints(found.scores[own], labels[own], moved, kept.quality[own]))
         return results
 
     def metric(self, source: Source) -> Metric:

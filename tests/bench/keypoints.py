@@ -24,7 +24,7 @@ SHAPES = [
 """Of 128 pixels enlarged: two in five figures are less than two of the finest cells across."""
 LOUD = [
     f"task.keypoints.loss_weights.{name}"
-    for name in ("similarity=0.05", "distance=0.03", "visibility=0.01")
+    for name in ("similarity=0.05", "distance=0.09", "visibility=0.01", "quality=0.025")
 ]
 """Eighty images are learnt whatever joints pull at the trunk."""
 REAL_IMAGES = ["experiment=ipose", *LEARNT, "data.batch_size=4", *LOUD]

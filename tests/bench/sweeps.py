@@ -29,7 +29,7 @@ SWEEPS = {
     "prediction_refinement": ["ablation=prediction_refinement", *SMALL],
     "all_tasks": ["ablation=all_tasks", *SMALL, "data.batch_size=8"],
 }  # fmt: skip
-"""Page → the sweep's file, and what all of its arms have."""
+"""Page → overrides: the sweep's file, and what all of its arms have."""
 PAGES = ROOT / "docs" / "results" / "ablations"
 FILES = ("report.md", "report.png", "scores.csv", "differences.csv")
 PAPER = [

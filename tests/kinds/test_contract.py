@@ -131,7 +131,8 @@ RESULTS = [
                      torch.tensor([0.9, 0.2])),
     Vectors(torch.eye(2), torch.tensor([0.9, 0.2]), torch.zeros(0, 2), torch.zeros(0).long()),
     Keypoints(torch.tensor([0.9, 0.2]), torch.tensor([0, 1]),
-              torch.tensor([[[5.0, 5, 0.9], [30, 30, 0.8]], [[9, 9, 0.9], [0, 0, 0]]])),
+              torch.tensor([[[5.0, 5, 0.9], [30, 30, 0.8]], [[9, 9, 0.9], [0, 0, 0]]]),
+              torch.tensor([0.7, 0.3])),
     Caption(torch.from_numpy(WORDS.encode(["A cat, on a dog."])[0].astype(np.int64))),
 ]  # fmt: skip
 

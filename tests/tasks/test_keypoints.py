@@ -144,7 +144,8 @@ def test_a_mirrored_result_scores_the_same(shapes: Path, open_split: Callable) -
         if mirrored:
             moved = replace(truth, joints=moved).seen(flip, KeypointAsk()).joints
         labels = torch.from_numpy(truth.labels)
-        return Keypoints(torch.ones(len(moved)), labels, torch.from_numpy(moved))
+        ones = torch.ones(len(moved))
+        return Keypoints(ones, labels, torch.from_numpy(moved), ones)
 
     plain = feed(CocoKeypointAP(source), split, lambda i: found(i, False))
     back = feed(CocoKeypointAP(source), split, lambda i: found(i, True))
@@ -349,7 +350,7 @@ def test_fields_move_the_first_guess_step_by_step(make: Callable) -> None:
         moved = torch.cat([truth.joints[..., :2] + off, truth.joints[..., 2:]], -1)
         batch.labels["keypoints"] = replace(truth, joints=moved)
         found, _ = task.loss(raw, batch, upstream)
-        return float(found["similarity"].total), float(found["distance"].total) / (1 + STEPS)
+        return float(found["similarity"].total), float(found["distance"].total)
 
     still = [losses(left * step) for left in range(1 + STEPS)]  # all guesses are this far off
     level, stride = list(task.head.strides.items())[1]
@@ -390,7 +391,7 @@ def test_fields_are_read_of_the_own_image_where_the_joint_was_guessed(make: Call
                 stride / 2, SIZE - stride / 2
             )
             error = 2 * off.square() / truth.areas[row]
-            distance += float(((1 + error / 0.22**2).sqrt() - 1).mean())
+            distance += float(((1 + error / 0.22**2).sqrt() - 1).mean()) / (1 + STEPS)
         if known.any():
             similarity += float((1 - (-error / (8 * sigma**2)).exp()).mean())
     assert int(losses["similarity"].count) == count
@@ -425,7 +426,11 @@ def test_what_is_kept_is_the_last_guess(make: Callable) -> None:
     kept = detection.keep(outputs["detection"], upstream)
     upstream.add(kept)
     raw = {name: torch.zeros_like(value) for name, value in outputs["keypoints"].items()}
-    first = task.keep(raw, upstream).joints
+    for index, anchors in enumerate(task.head.of_anchors(raw).values()):
+        anchors[..., -1] = index - 1.0
+    kept_first = task.keep(raw, upstream)
+    torch.testing.assert_close(kept_first.quality, (kept.cells.level - 1.0).sigmoid())
+    first = kept_first.joints
     strides = torch.tensor(list(task.head.strides.values()))[kept.cells.level]
     centres = (torch.stack([kept.cells.x, kept.cells.y], 1) + 0.5) * strides[:, None]
     torch.testing.assert_close(first[..., :2], centres[:, None].expand_as(first[..., :2]))
@@ -507,7 +512,7 @@ def test_similarity_is_what_coco_measures(make: Callable, coco_mini: Path) -> No
 def test_quality_learns_the_similarity_of_the_joints_and_teaches_them_nothing(
     make: Callable,
 ) -> None:
-    """Joints off by a tenth of the size: the slope of the cross-entropy at 0 is 1/2 − OKS."""
+    """Joints off by a tenth of the size: the slope of the cross-entropy is probability − OKS."""
     made = make("task=[detection,keypoints]", "augment=none")
     batch = made.batch(4)
     task, raw, upstream = learnt(made, batch)
@@ -517,7 +522,7 @@ def test_quality_learns_the_similarity_of_the_joints_and_teaches_them_nothing(
     moved.joints[0, :, 2] = 0  # joints of which none is known say nothing
     batch.labels["keypoints"] = moved
     for anchors in task.head.of_anchors(raw).values():
-        anchors[..., -1] = 0
+        anchors[..., -1] = 1
     raw = {name: value.requires_grad_() for name, value in raw.items()}
     losses, _ = task.loss(raw, batch, upstream)
     losses["quality"].total.backward()
@@ -532,14 +537,15 @@ def test_quality_learns_the_similarity_of_the_joints_and_teaches_them_nothing(
         known = truth.joints[row, :, 2] > 0
         sigma = task.sigmas[truth.labels[row], known]
         if known.any():
-            expected += 0.5 - float((-0.01 / (8 * sigma**2)).exp().mean())
+            oks = (-0.01 / (8 * sigma**2)).exp().mean()
+            expected += float(torch.tensor(1.0).sigmoid() - oks)
     assert float(slopes.sum()) == pytest.approx(expected, rel=1e-3)
     rest = sum(float(value.grad.abs().sum()) for value in raw.values())
     assert rest == pytest.approx(float(slopes.abs().sum()), rel=1e-6)
 
 
-def test_a_pose_scores_as_its_detection_and_what_is_expected_of_its_joints(
-    make: Callable,
+def test_poses_stand_as_their_detections_and_score_with_their_quality(
+    make: Callable, shapes: Path, open_split: Callable
 ) -> None:
     made = make("task=[detection,keypoints]", "augment=none")
     task = made.tasks["keypoints"]
@@ -550,13 +556,21 @@ def test_a_pose_scores_as_its_detection_and_what_is_expected_of_its_joints(
         torch.zeros(3, 4), torch.tensor([0.9, 0.8, 0.5]), zero + figure,
         Cells(image, zero, zero, zero, zero, task.head.levels),
     )  # fmt: skip
-    metas = [ImageMeta(i, "", 64, 64, letterbox(64, 64, 64)) for i in range(2)]
+    split = open_split(shapes, "val", "keypoints")
+    source = split.sources["keypoints"]
+    ids = source.images.ids.tolist()[:2]
+    metas = [ImageMeta(i, "", 64, 64, letterbox(64, 64, 64)) for i in ids]
     joints = torch.rand(3, task.head.joints, 3)
     poses = Poses(joints, torch.tensor([0.2, 0.5, 0.8]))
-    none, two = task.finish(poses, Batch(torch.zeros(2, 3, 64, 64), metas), Upstream([kept]))
-    torch.testing.assert_close(none.scores, torch.tensor([0.4]))
-    torch.testing.assert_close(two.scores, torch.tensor([0.18, 0.4]))  # as the detections stand
-    torch.testing.assert_close(two.joints[..., 2], joints[[0, 2], :, 2])
+    found = task.finish(poses, Batch(torch.zeros(2, 3, 64, 64), metas), Upstream([kept]))
+    torch.testing.assert_close(found[1].scores, torch.tensor([0.9, 0.5]))
+    torch.testing.assert_close(found[1].quality, torch.tensor([0.2, 0.8]))
+    torch.testing.assert_close(found[1].joints[..., 2], joints[[0, 2], :, 2])
+    assert found[1].above(0.6).quality.tolist() == pytest.approx([0.2])
+    metric = CocoKeypointAP(source)
+    metric.update(found, metas)
+    scores = [row["score"] for _, rows in sorted(metric.records.items()) for row in rows]
+    assert scores == pytest.approx([0.4, 0.18, 0.4])
 
 
 def test_what_is_found_is_in_original_pixels_of_categories_with_joints(make: Callable) -> None:
@@ -640,7 +654,8 @@ def test_joints_far_away_are_drawn_as_far_as_the_picture_goes() -> None:
 def test_sizes_that_no_object_has_score_nothing(shapes: Path, open_split: Callable) -> None:
     """Whether something was found or not."""
     split = open_split(shapes, "val", "keypoints")
-    nothing = Keypoints(torch.zeros(0), torch.zeros(0).long(), torch.zeros(0, 13, 3))
+    none = torch.zeros(0)
+    nothing = Keypoints(none, none.long(), torch.zeros(0, 13, 3), none)
     scores = [
         feed(CocoKeypointAP(split.sources["keypoints"]), split, read)
         for read in (lambda i: nothing, lambda i: split.result("keypoints", i))

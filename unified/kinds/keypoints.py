@@ -158,7 +158,8 @@ class KeypointTargets(FlatTargets):
         own = self.image == row
         joints = self.joints[own]
         sure = torch.cat([joints[..., :2], (joints[..., 2:] > 0).float()], -1)
-        return Keypoints(torch.ones(len(joints)), self.labels[own], sure)
+        ones = torch.ones(len(joints))
+        return Keypoints(ones, self.labels[own], sure, ones)
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,10 @@ class Keypoints(Result):
     """Joints of one image, for each detection of a category that has some, in their order.
 
     Attributes:
-        scores: (N,) of the poses; detections are in the order of their own.
+        scores: (N,) of the detections.
         labels: (N,) int64 indices of the keypoint categories.
         joints: (N, K, 3) x, y in original pixels, and the probability that the joint is known.
+        quality: (N,) how similar to the truth the joints are expected to be (OKS), 0 to 1.
     """
 
     kind: ClassVar[str] = KeypointAsk.kind
@@ -193,6 +195,7 @@ class Keypoints(Result):
     scores: Tensor
     labels: Tensor
     joints: Tensor
+    quality: Tensor
 
     @property
     def names(self) -> list[str]:
@@ -202,25 +205,27 @@ class Keypoints(Result):
     def above(self, min_score: float) -> Keypoints:
         own = self.scores >= min_score
         return replace(
-            self, scores=self.scores[own], labels=self.labels[own], joints=self.joints[own]
-        )
+            self, scores=self.scores[own], labels=self.labels[own], joints=self.joints[own],
+            quality=self.quality[own],
+        )  # fmt: skip
 
     def plain(self) -> Json:
-        """category, score, and x, y, probability of each joint by its name."""
+        """category, score, quality, and x, y, probability of each joint by its name."""
         rows = zip(
-            self.names, self.labels.tolist(), self.scores.tolist(), self.joints.tolist(),
-            strict=True,
+            self.names, self.labels.tolist(), self.scores.tolist(), self.quality.tolist(),
+            self.joints.tolist(), strict=True,
         )  # fmt: skip
         return [
             {
                 "category": name,
                 "score": round(score, 5),
+                "quality": round(quality, 5),
                 "keypoints": {
                     joint: [round(x, 2), round(y, 2), round(sure, 5)]
                     for joint, (x, y, sure) in zip(self.space.joints[label], joints, strict=False)
                 },
             }
-            for name, label, score, joints in rows
+            for name, label, score, quality, joints in rows
         ]
 
     def draw(self, canvas: Canvas) -> None:

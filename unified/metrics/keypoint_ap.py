@@ -27,7 +27,9 @@ class CocoKeypointAP(Collector[list[dict[str, Any]]]):
     """Keypoint AP as COCO defines it, with the sigmas of the space.
 
     Categories have different joints, so each is evaluated by itself; the scores are their mean.
-    A record is the image's rows of the result file.
+    A record is the image's rows of the result file. A pose scores as its detection times its
+    quality (as Huang et al. 2019, Mask Scoring R-CNN, score masks): an object may be found and
+    badly posed.
 
     Args:
         source: the annotated joints; its truth is COCO's json.
@@ -50,7 +52,7 @@ class CocoKeypointAP(Collector[list[dict[str, Any]]]):
 
     def _rows(self, found: Keypoints, image: int) -> list[dict[str, Any]]:
         rows = zip(
-            found.labels.tolist(), found.scores.double().tolist(),
+            found.labels.tolist(), (found.scores * found.quality).double().tolist(),
             found.joints.double().tolist(), strict=True,
         )  # fmt: skip
         return [

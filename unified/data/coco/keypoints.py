@@ -288,7 +288,8 @@ class ObjectKeypoints:
         label = self.read(index)
         joints = torch.from_numpy(label.joints.copy())
         joints[..., 2] = (joints[..., 2] > 0).float()
-        return Keypoints(torch.ones(len(joints)), torch.from_numpy(label.labels), joints)
+        ones = torch.ones(len(joints))
+        return Keypoints(ones, torch.from_numpy(label.labels), joints, ones)
 
 
 class _Keys:
