@@ -63,7 +63,8 @@ def fit_exactly(state: Mapping[str, Any], model: UnifiedModel, config: Config) -
             f"the configuration makes another network than the checkpoint holds: "
             f"{listed(fit.differences)}",
             "leave out the changes of layers; of task.* those of loss and decoding, as "
-            "max_detections, are possible",
+            "max_detections, are possible. Where nothing was changed, the file is of an earlier "
+            "version: train anew",
         )
     return fit
 

@@ -25,6 +25,15 @@ STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no optimiser": (lambda s: s.update(optimizer_states=None), "no state of a training"),
     "another optimiser": (lambda s: s.update(optimizer_states=[]), "no state of a training"),
     "no schedule": (lambda s: s.pop("lr_schedulers"), "no state of a training"),
+    "no step of the schedule": (
+        lambda s: s["lr_schedulers"][0].pop("last_epoch"), "no state of a training",
+    ),
+    "no parameters": (
+        lambda s: s["optimizer_states"][0]["param_groups"][0].pop("params"), "no state",
+    ),
+    "one group fewer": (
+        lambda s: s["optimizer_states"][0]["param_groups"].pop(), "groups of parameters are",
+    ),
     "no loops": (lambda s: s.update(loops=None), "no state of a training"),
     "no callbacks": (lambda s: s.pop("callbacks"), "no state of a training"),
     "no version": (lambda s: s.update({"pytorch-lightning_version": "x"}), "no state"),

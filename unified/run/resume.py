@@ -24,11 +24,25 @@ log = logging.getLogger(__name__)
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
+class Group(msgspec.Struct):
+    """Parameters that learn alike."""
+
+    name: str
+    params: list[Number]
+
+
 class Optimizer(msgspec.Struct):
     """State of an optimiser."""
 
     state: dict[int, dict[str, Any]]
-    param_groups: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
+    param_groups: Annotated[list[Group], msgspec.Meta(min_length=1)]
+
+
+class Schedule(msgspec.Struct):
+    """State of the schedule of rates."""
+
+    last_epoch: Number
+    lr_lambdas: list[None]
 
 
 class Training(msgspec.Struct):
@@ -37,7 +51,7 @@ class Training(msgspec.Struct):
     epoch: Number
     global_step: Number
     optimizer_states: Annotated[list[Optimizer], msgspec.Meta(min_length=1, max_length=1)]
-    lr_schedulers: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=1)]
+    lr_schedulers: Annotated[list[Schedule], msgspec.Meta(min_length=1, max_length=1)]
     loops: dict[str, Any]
     callbacks: dict[str, Any]
     version: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+")] = msgspec.field(
@@ -114,7 +128,16 @@ def refuse_another(state: Mapping[str, Any], module: UnifiedModule) -> None:
 
 def _refuse_other_moments(state: Mapping[str, Any], module: UnifiedModule) -> None:
     """An optimiser holds what it has seen of each parameter in tensors of its shape."""
-    parameters = [p for group in module.parameter_groups() for p in group["params"]]
+    groups = module.parameter_groups()
+    saved = [(group["name"], len(group["params"])) for group in state["param_groups"]]
+    own = [(group["name"], len(group["params"])) for group in groups]
+    if saved != own:
+        raise ConfigError(
+            f"the optimiser's groups of parameters are {saved} in the state of the training, "
+            f"{own} in this run",
+            "the state is damaged or of an earlier version: start a new run with weights=RUN",
+        )
+    parameters = [p for group in groups for p in group["params"]]
     for index, moments in state["state"].items():
         shape = parameters[index].shape if index < len(parameters) else None
         for name, value in moments.items():
@@ -124,3 +147,11 @@ def _refuse_other_moments(state: Mapping[str, Any], module: UnifiedModule) -> No
                     f"parameter {shape and tuple(shape)}",
                     "the state is damaged: start a new run with weights=RUN",
                 )
+
+
+def tell_changes(state: Mapping[str, Any], module: UnifiedModule) -> None:
+    """Say what of the optimiser is another than where the run stood."""
+    before = state[ABOUT]["config"]["optim"]
+    for key, now in vars(module.config.optim).items():
+        if before.get(key, now) != now:
+            log.info("optim.%s was %s, and is %s from here on", key, before[key], now)

@@ -35,7 +35,7 @@ from unified.run.diagnostics import Diagnostics
 from unified.run.folder import abandon, claimed, fresh_folder, refuse_full
 from unified.run.history import History, RowBeforeCheckpoint
 from unified.run.report import opening, report
-from unified.run.resume import last_of, refuse_another
+from unified.run.resume import last_of, refuse_another, tell_changes
 from unified.run.stop import StopOnSignal
 from unified.run.trainer import make_trainer, validate
 from unified.schema import Config, plain
@@ -99,6 +99,7 @@ def _built(config: Config, state: dict[str, Any] | None) -> tuple[UnifiedModule,
     module = UnifiedModule(config, model, spec, data.val_split)
     if state is not None:
         refuse_another(state, module)
+        tell_changes(state, module)
     return module, data
 
 
