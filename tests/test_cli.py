@@ -17,10 +17,12 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import unified
+from unified.errors import ConfigError
 from unified.implicit.bank import codes_of
 from unified.kinds.kind import Categories
 from unified.kinds.pixels import PixelClasses
 from unified.kinds.tags import Tags
+from unified.overrides import check_choices
 from unified.run.pictures import draw_prediction
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -462,6 +464,26 @@ NAMES = (
     "a,b c.jpg",
     "a\\b.jpg",
 )
+
+
+@pytest.mark.parametrize(
+    ("word", "culprit", "fix"),
+    [
+        ("optim=nosuch", "optim=nosuch is unknown", "adamw, adamw_joint, sgd"),
+        ("optim=null", "optim=null selects none", "adamw, adamw_joint, sgd"),
+        ("optim=[adamw,sgd]", "names several", "unified train -m optim=adamw,sgd"),
+        ("task=null", "selects no task", "task=[detection]"),
+        ("data=null", "selects no data", "data=coco"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(
+    word: str, culprit: str, fix: str
+) -> None:
+    check_choices(["optim=adamw", "task=[detection,embedding]", "~optim"])
+    with pytest.raises(ConfigError) as refused:
+        check_choices([word])
+    assert culprit in refused.value.problem
+    assert fix in refused.value.fix
 
 
 def test_paths_may_hold_any_characters(

@@ -75,6 +75,10 @@ def check_choices(arguments: Sequence[str]) -> None:
             raise ConfigError("task=null selects no task", "for example task=[detection]")
         if value is None and override.key_or_group == "data":
             raise ConfigError("data=null selects no data", "for example data=coco")
+        if value is None and not override.is_delete():
+            raise ConfigError(
+                f"{override.key_or_group}=null selects none", f"use one of: {', '.join(known)}"
+            )
         for name in value if isinstance(value, list) else [value]:
             if name is not None and str(name) not in known:
                 raise ConfigError(
