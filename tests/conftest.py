@@ -16,7 +16,7 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
-from processes.forked import Answer, Forks
+from processes.forked import PLAIN, Answer, Forks
 
 from unified.batch import Batch
 from unified.bounds import checked
@@ -221,7 +221,7 @@ def interpreted(arguments: Sequence[str], folder: Path, environment: Mapping[str
     return subprocess.run(
         [sys.executable, "-m", "unified.cli", *arguments],
         cwd=folder, capture_output=True, text=True, timeout=600, check=False,
-        env={**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, **PLAIN, **environment},
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fuzz.cases import EVERYTHING, TINY, Inputs
 from fuzz.sandbox import Case, Outcome, run
-from processes.forked import import_all
+from processes.forked import PLAIN, import_all
 
 from unified.data.shapes.config import ShapesConfig
 from unified.data.shapes.write import generate
@@ -15,7 +15,7 @@ from unified.data.shapes.write import generate
 
 def prepare(place: Path) -> Inputs:
     """Data and run, in a folder of their own."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    os.environ |= PLAIN
     import_all()  # once: cases are forked from this process
     generate(place / "data", ShapesConfig(train=8, val=4, size=64, seed=1))
     out = [f"data.root={place / 'data'}", "out=run"]

@@ -24,6 +24,8 @@ import torch
 LIMIT = 600
 """Seconds after which a command that hangs is ended."""
 Answer = subprocess.CompletedProcess[str]
+PLAIN = {"COLUMNS": "120", "OMP_NUM_THREADS": "1", "PATH": ""}
+"""Where commands run; METEOR's Java, which takes ten seconds to begin, is not found there."""
 
 
 def import_all() -> None:
@@ -93,7 +95,7 @@ class Forks:
     def __init__(self) -> None:
         self._server = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **PLAIN},
         )  # fmt: skip
 
     def run(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Answer:
