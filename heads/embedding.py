@@ -1,4 +1,4 @@
-"""Dense embedding branch: a vector at every cell of the finest pyramid level."""
+"""Dense embedding branch: a vector at every cell of one pyramid level."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from unified.trunks.features import FeatureSpec
 
 
 class EmbeddingHead(DenseHead):
-    """The finest level → (B, dim, H, W), not yet normalised.
+    """One level → (B, dim, H, W), not yet normalised.
 
-    Attributes:
-        level: its name.
+    Args:
+        features: the trunk's pyramid.
+        level: the name of the one that is read.
+        width: channels of the stem.
+        dim: length of the vectors.
     """
 
-    def __init__(self, features: FeatureSpec, width: int, dim: int) -> None:
-        finest = next(iter(features))
-        super().__init__({finest: features[finest]}, {finest: width}, dim)
-        self.level = finest
+    def __init__(self, features: FeatureSpec, level: str, width: int, dim: int) -> None:
+        super().__init__({level: features[level]}, {level: width}, dim)
+        self.level = level
         # Outputs of the size of the features: codes of spread 0.02 are small beside them.
         nn.init.normal_(self.predictors[self.level].weight, std=(2 / width) ** 0.5)

@@ -74,14 +74,15 @@ class VectorMap:
 
 
 class Embedding(Task):
-    """A dense map of vectors at the finest level, averaged over the core of a box.
+    """A dense map of vectors at one level, averaged over the core of a box.
 
-    The finest level serves objects of every size: on coarse ones, neighbours share a cell
-    (Zhang et al. 2021, FairMOT, section 3).
+    The finest level, which is read where no other is named, serves objects of every size: on coarse
+    ones, neighbours share a cell (Zhang et al. 2021, FairMOT, section 3).
 
     Args:
         features, data: what trunk and data set publish.
         views: in which it learns; with more than one, an object's view is partner of its others.
+        level: of the pyramid; None is the finest.
         width: channels of the head's stem.
         dim: length of the vectors.
         core: share of a box's sides over which the map is averaged.
@@ -104,6 +105,7 @@ class Embedding(Task):
         features: FeatureSpec,
         data: DataSpec,
         views: Annotated[Sequence[Name], Meta(min_length=1)] = (STRONG,),
+        level: Name | None = None,
         width: Count = 64,
         dim: Count = 64,
         core: Annotated[float, Meta(gt=0, le=1)] = 0.4,
@@ -119,11 +121,17 @@ class Embedding(Task):
                 "image no object has a partner",
                 "set task.embedding.views=[strong,weak], or add track_id to the annotations",
             )
+        level = level or next(iter(features))
+        if level not in features:
+            raise ConfigError(
+                f"task.embedding.level: the trunk has no level {level}",
+                f"use one of {', '.join(features)}",
+            )
         self.asks = tuple(ObjectAsk(view) for view in views)
         # In validation the image itself takes the place of the first view.
         self.checks = tuple(ObjectAsk(view) for view in (PLAIN, *views[1:]))
-        self.head = EmbeddingHead(features, width, dim)
-        self.stride = features[self.head.level].stride
+        self.head = EmbeddingHead(features, level, width, dim)
+        self.stride = features[level].stride
         self.core, self.temperature = core, temperature
         self.memory = Memory(memory, dim)
         self.max_vectors = max_vectors

@@ -62,6 +62,19 @@ def test_a_vector_is_read_at_the_core_of_its_box(make: Callable) -> None:
     torch.testing.assert_close(read, expected)
 
 
+def test_vectors_are_read_at_the_level_that_is_named(make: Callable) -> None:
+    finest, coarser = (
+        make("task=[detection,embedding]", *own) for own in ([], ["task.embedding.level=p4"])
+    )
+    batch = coarser.batch(2)
+    for made, stride in ((finest, 8), (coarser, 16)):
+        assert made.tasks["embedding"].stride == stride
+        (dense,) = made.model(batch.images)["embedding"].values()
+        assert dense.shape[-1] == 64 // stride
+    with pytest.raises(ConfigError, match=r"task\.embedding\.level: the trunk has no level p9"):
+        make("task=[detection,embedding]", "task.embedding.level=p9")
+
+
 def test_memory_keeps_the_latest_and_lends_partners(make: Callable) -> None:
     memory = Memory(4, 2)
     assert len(memory.recall()[0]) == 0
