@@ -49,6 +49,14 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def test_a_run_that_has_ended_says_how_to_go_on(run: Path, run_command: Command) -> None:
+    ended = run_command("train", "resume=run", cwd=run.parent)
+    assert "nothing was left to learn: a higher trainer.max_epochs goes on" in ended.stdout
+    longer = run_command("train", "resume=run", "trainer.max_epochs=3", cwd=run.parent)
+    assert "nothing was left" not in longer.stdout
+    assert json.loads((run / "results.json").read_text())["epochs"] == 3
+
+
 @pytest.mark.parametrize("name", STATES)
 def test_a_state_that_is_none_is_refused(name: str, run: Path, run_command: Command) -> None:
     change, said = STATES[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from unified.schema import Config, plain
 from unified.task import DataSpec
 from unified.weights import fit_exactly, start_from, tasks_of, without_pretrained
 
+log = logging.getLogger(__name__)
 GONE = ("Connection closed", "Connection reset", "timed out", "Timed out", "timeout", "NCCL")
 """What backends say when they wait for a process that is no more."""
 
@@ -144,6 +146,8 @@ def _learn(
             f"another process of this job has ended: {str(error).splitlines()[0]}",
             f"look at what it said; go on with: unified train resume={folder}",
         ) from error
+    if state and trainer.is_global_zero and trainer.global_step == state["global_step"]:
+        log.warning("nothing was left to learn: a higher trainer.max_epochs goes on")
     scores, epoch = _evaluate_best(trainer, module, data, best)
     if trainer.is_global_zero:
         facts = {
