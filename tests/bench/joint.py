@@ -47,6 +47,29 @@ NINE = {
 """What all tasks in one network, with codes, are trained with besides."""
 RATE = ["experiment=det", "optim.lr=0.008"]
 SILENT = [*ALONE["embedding"], *BALANCE, "+weighting.tasks.embedding=0"]
+RECIPE = ["optim=adamw_joint", "weighting=balance"]
+CODES = "implicit=vector"
+LONGER = ["trainer.max_epochs=6", "trainer.check_val_every_n_epoch=6"]
+WIDER = ["trunk.stem=32", "trunk.widths=[32,80,160,224,256]"]
+ONE = {
+    "detection alone": [],
+    "detection alone, seen six times": LONGER,
+    "detection alone, trunk of twice the width": WIDER,
+}
+TWO = {
+    "with embedding": [],
+    "with embedding, seen six times": LONGER,
+    "with embedding, trunk of twice the width": WIDER,
+    "codes": [CODES],
+    "codes at ten times the rate": [CODES, "optim.code_lr=10"],
+    "codes before the last convolution only": [CODES, "implicit.refine=none"],
+    "codes multiplied before, added behind": [CODES, "implicit.align=mul", "implicit.refine=add"],
+    "embedding's stem of 128 channels": ["task.embedding.width=128"],
+    "embedding at stride 16": ["task.embedding.level=p4"],
+    "four shares for detection": [BOXES],
+    "UPGrad": ["weighting=torchjd"],
+}
+"""One thing at a time: the trunk at three times the rate, equal shares, no codes but where said."""
 
 Scores = Mapping[str, float]
 
@@ -105,7 +128,7 @@ def scores(results: Mapping[str, Any]) -> dict[str, float]:
 
 def run(name: str, overrides: list[str]) -> dict[str, float]:
     folder = ROOT / "runs" / "joint" / "".join(c if c.isalnum() else "-" for c in name)
-    found = scores(train(folder, *overrides, *COMMON))
+    found = scores(train(folder, *COMMON, *overrides))
     if LOOKED in overrides:
         shutil.copy(folder / "gradients.png", ROOT / "docs" / "images")
     return found

@@ -13,10 +13,11 @@ from results import REAL, ROOT, table, train, write
 NAMES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 SHAPES = [
     "experiment=ipose",
+    "optim=adamw_joint",
     "data.image_size=192",
     "data.batch_size=6",
-    "trainer.max_epochs=7",
-    "trainer.check_val_every_n_epoch=7",
+    "trainer.max_epochs=8",
+    "trainer.check_val_every_n_epoch=8",
     "augment.strong.scale=0.1",
     "augment.strong.translate=0.05",
     "logger=none",

@@ -67,9 +67,3 @@ def test_all_nine_are_one_experiment(make: Callable, experiment: str) -> None:
     assert made.config.weighting.tasks == {"detection": 4, "embedding": 2, "caption": 2}
     others = make(f"experiment={experiment}", "optim=sgd", "weighting=fixed").config
     assert (others.optim.trunk_lr, others.weighting.tasks) == (1, {}), "taken away whole"
-
-
-def test_joints_and_boxes_are_one_experiment(make: Callable) -> None:
-    made = make("experiment=ipose")
-    assert set(made.tasks) == {"detection", "keypoints"}
-    assert made.config.optim.trunk_lr == 3
