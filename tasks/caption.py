@@ -23,7 +23,7 @@ from unified.kinds.captions import (
 )
 from unified.ops.generation import Marks, sample, search
 from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
-from unified.trunks.features import FeatureSpec
+from unified.trunks.features import FeatureSpec, check_levels
 
 WEAK = "weak"
 """The view that captions are true of: nearly the whole image, not mirrored."""
@@ -79,12 +79,7 @@ class Captioning(Task):
         loss_weights: Mapping[str, NonNegative] | None = None,
     ) -> None:
         super().__init__()
-        unknown = [name for name in levels if name not in features]
-        if unknown:
-            raise ConfigError(
-                f"task.caption.levels: the trunk has no level {unknown[0]}",
-                f"use some of: {', '.join(features)}",
-            )
+        check_levels("task.caption.levels", levels, features)
         if len(set(levels)) < len(levels):
             raise ConfigError(
                 f"task.caption.levels=[{','.join(levels)}] names a level twice", "name each once"

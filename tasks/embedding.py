@@ -23,7 +23,7 @@ from unified.ops.boxes import shrink
 from unified.ops.dense import Kept
 from unified.ops.processes import gather_rows
 from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
-from unified.trunks.features import FeatureSpec
+from unified.trunks.features import FeatureSpec, check_levels
 from unified.view import PLAIN
 
 
@@ -99,6 +99,7 @@ class Embedding(Task):
     requires = (Kept,)
     truth = ObjectAsk
     losses = ("contrast",)
+    meaning = ("level",)
 
     def __init__(
         self,
@@ -122,11 +123,7 @@ class Embedding(Task):
                 "set task.embedding.views=[strong,weak], or add track_id to the annotations",
             )
         level = level or next(iter(features))
-        if level not in features:
-            raise ConfigError(
-                f"task.embedding.level: the trunk has no level {level}",
-                f"use one of {', '.join(features)}",
-            )
+        check_levels("task.embedding.level", [level], features)
         self.asks = tuple(ObjectAsk(view) for view in views)
         # In validation the image itself takes the place of the first view.
         self.checks = tuple(ObjectAsk(view) for view in (PLAIN, *views[1:]))

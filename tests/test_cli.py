@@ -472,14 +472,19 @@ NAMES = (
         ("optim=nosuch", "optim=nosuch is unknown", "adamw, adamw_joint, sgd"),
         ("optim=null", "optim=null selects none", "adamw, adamw_joint, sgd"),
         ("optim=[adamw,sgd]", "names several", "unified train -m optim=adamw,sgd"),
-        ("task=null", "selects no task", "task=[detection]"),
-        ("data=null", "selects no data", "data=coco"),
+        ("optim=adamw,null", "optim=null selects none", "adamw, adamw_joint, sgd"),
+        ("optim=adamw,nosuch", "optim=nosuch is unknown", "adamw, adamw_joint, sgd"),
+        ("task=[detection,null]", "task=null is unknown", "detection"),
+        ("task=null", "task=null selects none", "detection"),
+        ("experiment=null", "experiment=null selects none", "leave experiment out"),
+        ("ablation=[multitask,all_tasks]", "names several", "multitask"),
     ],
 )
 def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(
     word: str, culprit: str, fix: str
 ) -> None:
-    check_choices(["optim=adamw", "task=[detection,embedding]", "~optim"])
+    check_choices(["optim=adamw", "task=[detection,embedding]", "~optim", "optim=adamw,sgd"])
+    check_choices(["optim=own"], more=True)
     with pytest.raises(ConfigError) as refused:
         check_choices([word])
     assert culprit in refused.value.problem

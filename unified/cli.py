@@ -108,8 +108,7 @@ def main() -> None:
         if {"--help", "-h"} & set(options):
             _help(command, overrides)
             return
-        if not any(option.startswith("--config") for option in options):
-            check_choices(overrides)
+        check_choices(overrides, any(option.startswith("--config") for option in options))
         # Hydra's parser stops at an override that stands behind an option.
         sys.argv = [sys.argv[0], f"command={command}", *overrides, *options]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # what it cannot compose is raised

@@ -77,17 +77,12 @@ class UnifiedModule(pl.LightningModule):
         return outputs
 
     def on_train_start(self) -> None:
-        """A run that goes on has the rates of its checkpoint: it learns at those it is told now."""
+        """The schedule of a run that goes on has its checkpoint's rates: it is told its own."""
         (optimizer,), (config,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
-        schedule, own = cast(LambdaLR, config.scheduler), self.parameter_groups()
-        momentum = self.config.optim.momentum
-        schedule.base_lrs = [group["lr"] for group in own]
-        for group, now, factor in zip(
-            optimizer.param_groups, own, schedule.lr_lambdas, strict=True
-        ):
-            group["initial_lr"], group["weight_decay"] = now["lr"], now["weight_decay"]
-            group["lr"] = now["lr"] * factor(schedule.last_epoch)
-            group |= {"betas": (momentum, 0.999)} if "betas" in group else {"momentum": momentum}
+        schedule, groups = cast(LambdaLR, config.scheduler), optimizer.param_groups
+        schedule.base_lrs = [group["initial_lr"] for group in groups]
+        for group, factor in zip(groups, schedule.lr_lambdas, strict=True):
+            group["lr"] = group["initial_lr"] * factor(schedule.last_epoch)
 
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
         # What a step draws depends on its place only, so a run that goes on draws the same.
@@ -228,6 +223,7 @@ class UnifiedModule(pl.LightningModule):
             if c.name == "adamw"
             else torch.optim.SGD(groups, momentum=c.momentum, nesterov=True)
         )
+        optimizer.register_load_state_dict_pre_hook(_with_own_settings)
         total, warmup = self._schedule()
 
         def factor(step: int) -> float:
@@ -282,3 +278,14 @@ def reach(*outputs: Mapping[str, Tensor]) -> Tensor:
     """
     means = [value.float().mean() for part in outputs for value in part.values()]
     return torch.stack(means).sum() * 0.0
+
+
+def _with_own_settings(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A run that goes on takes an optimiser's moments, and learns as it is told now."""
+    groups = [
+        own | {"params": saved["params"]}
+        for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+    ]
+    return {**state, "param_groups": groups}

@@ -6,8 +6,10 @@ import os
 import re
 from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException, OverrideParseException
 
 from unified.errors import ConfigError
@@ -42,48 +44,51 @@ def quoted(override: str, sweeping: bool = False) -> str:
     return f"{key}='{escaped}{escaped[len(escaped) - trailing :]}'"
 
 
-def check_choices(arguments: Sequence[str]) -> None:
+def check_choices(arguments: Sequence[str], more: bool = False) -> None:
     """Name an unknown choice of a group and the known ones, which Hydra does not for lists.
+
+    Args:
+        arguments: overrides.
+        more: there may be other choices than ours, in a folder of the user's.
 
     Raises:
         ConfigError: no file of that group has the name.
     """
-    if any(argument.startswith("hydra.searchpath") for argument in arguments):
-        return  # there may be more choices than ours
+    more = more or any(argument.startswith("hydra.searchpath") for argument in arguments)
     try:
         overrides = OverridesParser.create().parse_overrides(list(arguments))
     except OverrideParseException:
         return  # Hydra reports it
     for override in overrides:
         folder = files("conf") / override.key_or_group
-        if not folder.is_dir() or override.is_sweep_override():
-            continue
-        known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
-        value = override.value()
-        if override.key_or_group == "ablation" and not isinstance(value, str):
-            raise ConfigError(
-                f"{override.input_line} names none, or several", f"use one of: {', '.join(known)}"
-            )
-        if isinstance(value, list) and override.key_or_group not in SEVERAL:
-            raise ConfigError(
-                f"{override.key_or_group}={override.get_value_element_as_str()} names several, of "
-                "which one is possible",
-                f"use one of: {', '.join(known)}; for a run of each: "
-                f"unified train -m {override.key_or_group}={','.join(map(str, value))}",
-            )
-        if value is None and override.key_or_group == "task":
-            raise ConfigError("task=null selects no task", "for example task=[detection]")
-        if value is None and override.key_or_group == "data":
-            raise ConfigError("data=null selects no data", "for example data=coco")
-        if value is None and not override.is_delete():
-            raise ConfigError(
-                f"{override.key_or_group}=null selects none", f"use one of: {', '.join(known)}"
-            )
-        for name in value if isinstance(value, list) else [value]:
-            if name is not None and str(name) not in known:
-                raise ConfigError(
-                    f"{override.key_or_group}={name} is unknown", f"use one of: {', '.join(known)}"
-                )
+        if folder.is_dir() and not override.is_delete():
+            known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
+            for value in _chosen(override):
+                _check_choice(override.key_or_group, value, known, more)
+
+
+def _chosen(override: Override) -> list[Any]:
+    """The value, or those of a sweep over choices."""
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        return list(value.list)
+    return [] if override.is_sweep_override() else [value]
+
+
+def _check_choice(group: str, value: Any, known: Sequence[str], more: bool) -> None:
+    one_of = f"use one of: {', '.join(known)}"
+    if value is None:
+        raise ConfigError(f"{group}=null selects none", f"leave {group} out, or {one_of}")
+    names = value if isinstance(value, list) else [value]
+    if isinstance(value, list) and group not in SEVERAL:
+        every = ",".join(map(str, names))
+        raise ConfigError(
+            f"{group}=[{every}] names several, of which one is possible",
+            f"{one_of}; for a run of each: unified train -m {group}={every}",
+        )
+    for name in ("null" if name is None else str(name) for name in names):
+        if name not in known and not more:
+            raise ConfigError(f"{group}={name} is unknown", one_of)
 
 
 def of_saved(overrides: Sequence[str]) -> list[str]:

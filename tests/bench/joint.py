@@ -43,6 +43,7 @@ NINE = {
     "balance, detection 4, embedding 2, caption 2, trunk's lr 0.012": [
         *BALANCE, BOXES, "+weighting.tasks.embedding=2", "+weighting.tasks.caption=2", "optim.trunk_lr=3",
     ],
+    "UPGrad, trunk's lr 0.012": ["weighting=torchjd", "optim.trunk_lr=3"],
 }  # fmt: skip
 """What all tasks in one network, with codes, are trained with besides."""
 RATE = ["experiment=det", "optim.lr=0.008"]
@@ -67,6 +68,7 @@ TWO = {
     "embedding's stem of 128 channels": ["task.embedding.width=128"],
     "embedding at stride 16": ["task.embedding.level=p4"],
     "four shares for detection": [BOXES],
+    "fixed weights": ["weighting=fixed"],
     "UPGrad": ["weighting=torchjd"],
 }
 """One thing at a time: the trunk at three times the rate, equal shares, no codes but where said."""

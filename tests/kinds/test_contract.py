@@ -151,6 +151,13 @@ def test_results_become_json_and_pictures(result) -> None:
     assert (drawn[:80] != 128).any() == (result.panel is not None and not canvas.lines)
 
 
+def test_a_pose_says_its_score_and_its_quality() -> None:
+    (result,) = (r for r in RESULTS if isinstance(r, Keypoints))
+    rows = result.of(SPACES).plain()
+    assert [(row["score"], row["quality"]) for row in rows] == [(0.9, 0.7), (0.2, 0.3)]
+    assert [row["quality"] for row in result.of(SPACES).above(0.5).plain()] == [0.7]
+
+
 @pytest.mark.parametrize("index", [0, 1, 2, 5, 6, 7])
 def test_results_of_objects_leave_out_what_scores_less(index: int) -> None:
     """Each by its own scores: the boxes of one task do not cut the masks of another."""

@@ -34,6 +34,9 @@ STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "one group fewer": (
         lambda s: s["optimizer_states"][0]["param_groups"].pop(), "groups of parameters are",
     ),
+    "another group": (
+        lambda s: s["optimizer_states"][0]["param_groups"][0].update(name="other"), "'other'",
+    ),
     "no loops": (lambda s: s.update(loops=None), "no state of a training"),
     "no callbacks": (lambda s: s.pop("callbacks"), "no state of a training"),
     "no version": (lambda s: s.update({"pytorch-lightning_version": "x"}), "no state"),
@@ -50,8 +53,9 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_that_has_ended_says_how_to_go_on(run: Path, run_command: Command) -> None:
-    ended = run_command("train", "resume=run", cwd=run.parent)
-    assert "nothing was left to learn: a higher trainer.max_epochs goes on" in ended.stdout
+    ended = run_command("train", "resume=run", "optim.lr=0.001", cwd=run.parent)
+    assert "nothing was left to learn after 2 epochs" in ended.stdout
+    assert "optim.lr" not in ended.stdout, "nothing learns at another rate"
     longer = run_command("train", "resume=run", "trainer.max_epochs=3", cwd=run.parent)
     assert "nothing was left" not in longer.stdout
     assert json.loads((run / "results.json").read_text())["epochs"] == 3

@@ -240,7 +240,8 @@ def test_a_resumed_run_goes_on_with_the_rates_that_it_is_told(
         "train", f"resume={run}", "trainer.max_epochs=3", "optim.lr=0.001", "optim.trunk_lr=2",
         "optim.momentum=0.8", "optim.weight_decay=0.1", cwd=tmp_path,
     )  # fmt: skip
-    assert "optim.lr was 0.004, and is 0.001 from here on" in told.stdout + told.stderr
+    assert "optim.lr was 0.004, and is 0.001 from here on" in told.stdout
+    assert told.stdout.count("from here on") == 4, "of what is another, and of nothing else"
     after = torch.load(run / "last.ckpt", weights_only=True)
     assert after["epoch"] > before["epoch"]
     groups = after["optimizer_states"][0]["param_groups"]

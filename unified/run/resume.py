@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
+import lightning.pytorch as pl
 import msgspec
 import torch
 
@@ -149,9 +150,14 @@ def _refuse_other_moments(state: Mapping[str, Any], module: UnifiedModule) -> No
                 )
 
 
-def tell_changes(state: Mapping[str, Any], module: UnifiedModule) -> None:
-    """Say what of the optimiser is another than where the run stood."""
-    before = state[ABOUT]["config"]["optim"]
-    for key, now in vars(module.config.optim).items():
-        if before.get(key, now) != now:
-            log.info("optim.%s was %s, and is %s from here on", key, before[key], now)
+class TellChanges(pl.Callback):
+    """Says, where training goes on, what of the optimiser is another than where the run stood."""
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self.before = state[ABOUT]["config"]["optim"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            for key, now in vars(cast(UnifiedModule, pl_module).config.optim).items():
+                if self.before.get(key, now) != now:
+                    log.info("optim.%s was %s, and is %s from here on", key, self.before[key], now)

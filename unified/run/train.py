@@ -36,7 +36,7 @@ from unified.run.diagnostics import Diagnostics
 from unified.run.folder import abandon, claimed, fresh_folder, refuse_full
 from unified.run.history import History, RowBeforeCheckpoint
 from unified.run.report import opening, report
-from unified.run.resume import last_of, refuse_another, tell_changes
+from unified.run.resume import TellChanges, last_of, refuse_another
 from unified.run.stop import StopOnSignal
 from unified.run.trainer import make_trainer, validate
 from unified.schema import Config, plain
@@ -101,7 +101,6 @@ def _built(config: Config, state: dict[str, Any] | None) -> tuple[UnifiedModule,
     module = UnifiedModule(config, model, spec, data.val_split)
     if state is not None:
         refuse_another(state, module)
-        tell_changes(state, module)
     return module, data
 
 
@@ -126,6 +125,8 @@ def _learn(
         EpochLine(),
         stopwatch,
     ]
+    if state:
+        callbacks.append(TellChanges(state))
     if config.optim.ema_decay > 0:
         callbacks.append(RampedEMA(config.optim.ema_decay, config.optim.ema_ramp))
     if config.diagnose_every_n_steps:
@@ -147,7 +148,11 @@ def _learn(
             f"look at what it said; go on with: unified train resume={folder}",
         ) from error
     if state and trainer.is_global_zero and trainer.global_step == state["global_step"]:
-        log.warning("nothing was left to learn: a higher trainer.max_epochs goes on")
+        log.warning(
+            "nothing was left to learn after %d epochs and %d steps: raise what ended the run, "
+            "trainer.max_epochs, max_steps or max_time, to go on",
+            trainer.current_epoch, trainer.global_step,
+        )  # fmt: skip
     scores, epoch = _evaluate_best(trainer, module, data, best)
     if trainer.is_global_zero:
         facts = {

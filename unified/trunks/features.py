@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
+
+from unified.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,19 @@ class Level:
 
 FeatureSpec = Mapping[str, Level]
 """Level name (`p3`, finest first) to its channels and stride."""
+
+
+def check_levels(key: str, names: Iterable[str], features: FeatureSpec) -> None:
+    """Refuse levels that a trunk does not have.
+
+    Raises:
+        ConfigError: names the key that asks for one.
+    """
+    for name in names:
+        if name not in features:
+            raise ConfigError(
+                f"{key}: the trunk has no level {name}", f"use some of: {', '.join(features)}"
+            )
 
 
 @runtime_checkable
