@@ -82,7 +82,7 @@ class Embedding(Task):
     Args:
         features, data: what trunk and data set publish.
         views: in which it learns; with more than one, an object's view is partner of its others.
-        level: of the pyramid; None is the finest.
+        level: of the pyramid, as p4; the finest where none is named.
         width: channels of the head's stem.
         dim: length of the vectors.
         core: share of a box's sides over which the map is averaged.

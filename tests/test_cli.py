@@ -474,6 +474,8 @@ NAMES = (
         ("optim=[adamw,sgd]", "names several", "unified train -m optim=adamw,sgd"),
         ("optim=adamw,null", "optim=null selects none", "adamw, adamw_joint, sgd"),
         ("optim=adamw,nosuch", "optim=nosuch is unknown", "adamw, adamw_joint, sgd"),
+        ("optim=[]", "optim=[] selects none", "adamw, adamw_joint, sgd"),
+        ("hydra/launcher=null", "hydra/launcher=null selects none", "leave hydra/launcher out"),
         ("task=[detection,null]", "task=null is unknown", "detection"),
         ("task=null", "task=null selects none", "detection"),
         ("experiment=null", "experiment=null selects none", "leave experiment out"),
@@ -484,6 +486,7 @@ def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(
     word: str, culprit: str, fix: str
 ) -> None:
     check_choices(["optim=adamw", "task=[detection,embedding]", "~optim", "optim=adamw,sgd"])
+    check_choices(["hydra/launcher=joblib"])
     check_choices(["optim=own"], more=True)
     with pytest.raises(ConfigError) as refused:
         check_choices([word])

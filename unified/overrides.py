@@ -60,11 +60,14 @@ def check_choices(arguments: Sequence[str], more: bool = False) -> None:
     except OverrideParseException:
         return  # Hydra reports it
     for override in overrides:
-        folder = files("conf") / override.key_or_group
-        if folder.is_dir() and not override.is_delete():
-            known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
+        group = override.key_or_group
+        folder = files("conf") / group
+        ours = folder.is_dir()
+        if (ours or group.startswith("hydra/")) and not override.is_delete():
+            names = (f.name for f in folder.iterdir()) if ours else ()
+            known = sorted(name.removesuffix(".yaml") for name in names)
             for value in _chosen(override):
-                _check_choice(override.key_or_group, value, known, more)
+                _check_choice(group, value, known, more or not ours)
 
 
 def _chosen(override: Override) -> list[Any]:
@@ -77,8 +80,11 @@ def _chosen(override: Override) -> list[Any]:
 
 def _check_choice(group: str, value: Any, known: Sequence[str], more: bool) -> None:
     one_of = f"use one of: {', '.join(known)}"
-    if value is None:
-        raise ConfigError(f"{group}=null selects none", f"leave {group} out, or {one_of}")
+    if value is None or value == []:
+        shown = "null" if value is None else "[]"
+        raise ConfigError(
+            f"{group}={shown} selects none", f"leave {group} out" + f", or {one_of}" * bool(known)
+        )
     names = value if isinstance(value, list) else [value]
     if isinstance(value, list) and group not in SEVERAL:
         every = ",".join(map(str, names))

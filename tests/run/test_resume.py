@@ -34,6 +34,11 @@ STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "one group fewer": (
         lambda s: s["optimizer_states"][0]["param_groups"].pop(), "groups of parameters are",
     ),
+    "a parameter twice": (
+        lambda s: s["optimizer_states"][0]["param_groups"][0]["params"].__setitem__(1, 0),
+        "not numbered one after the other",
+    ),
+    "epochs that are behind it": (lambda s: s.update(epoch=9), "max_epochs=3, and the run has 9"),
     "another group": (
         lambda s: s["optimizer_states"][0]["param_groups"][0].update(name="other"), "'other'",
     ),

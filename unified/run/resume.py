@@ -119,6 +119,12 @@ def refuse_another(state: Mapping[str, Any], module: UnifiedModule) -> None:
             "leave out changes of weighting and of what tasks keep, or start a new run with "
             "weights=RUN",
         )
+    limit = module.config.trainer.get("max_epochs")
+    if limit is not None and -1 < limit < state["epoch"]:
+        raise ConfigError(
+            f"trainer.max_epochs={limit}, and the run has {state['epoch']} epochs behind it",
+            "raise it, or start a new run with weights=RUN",
+        )
     if list(saved) != list(own):
         raise ConfigError(
             "the tasks stand in another order than in the state of the training",
@@ -138,7 +144,14 @@ def _refuse_other_moments(state: Mapping[str, Any], module: UnifiedModule) -> No
             f"{own} in this run",
             "the state is damaged or of an earlier version: start a new run with weights=RUN",
         )
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
     parameters = [p for group in groups for p in group["params"]]
+    if numbers != list(range(len(parameters))):
+        raise ConfigError(
+            "the optimiser's parameters are not numbered one after the other in the state of the "
+            "training",
+            "the state is damaged: start a new run with weights=RUN",
+        )
     for index, moments in state["state"].items():
         shape = parameters[index].shape if index < len(parameters) else None
         for name, value in moments.items():
@@ -160,4 +173,4 @@ class TellChanges(pl.Callback):
         if trainer.is_global_zero:
             for key, now in vars(cast(UnifiedModule, pl_module).config.optim).items():
                 if self.before.get(key, now) != now:
-                    log.info("optim.%s was %s, and is %s from here on", key, self.before[key], now)
+                    log.info("optim.%s was %r, and is %r from here on", key, self.before[key], now)
