@@ -43,6 +43,7 @@ NINE = {
     "balance, detection 4, embedding 2, caption 2, trunk's lr 0.012": [
         *BALANCE, BOXES, "+weighting.tasks.embedding=2", "+weighting.tasks.caption=2", "optim.trunk_lr=3",
     ],
+    "fixed, trunk's lr 0.012": ["weighting=fixed", "optim.trunk_lr=3"],
     "UPGrad, trunk's lr 0.012": ["weighting=torchjd", "optim.trunk_lr=3"],
 }  # fmt: skip
 """What all tasks in one network, with codes, are trained with besides."""
