@@ -5,7 +5,6 @@ python tests/bench/added.py
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from unified.kinds.objects import ObjectTargets
 from unified.kinds.pixels import PixelTargets
 from unified.kinds.segments import SegmentTargets
 from unified.model import UnifiedModel
-from unified.run.cost import measure_cost
+from unified.run.cost import measure_cost, peak_memory
 from unified.schema import validate
 from unified.task import DataSpec, Upstream
 from unified.trunks.features import FeatureSpec
@@ -218,7 +217,7 @@ def memory(tasks: str) -> None:
     step = training_step(make(tasks, LARGE), labelled_batch(LARGE))
     for _ in range(3):
         step()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    print(peak_memory(torch.device("cpu")) / 2**30)
 
 
 def measured_memory(tasks: str) -> float:

@@ -5,7 +5,6 @@ python tests/bench/nine.py
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 
@@ -13,6 +12,8 @@ import torch
 from added import labelled_batch, make
 from cost import forward, interleaved, training_step
 from results import table, write
+
+from unified.run.cost import peak_memory
 
 ALONE = {
     "detection": "detection",
@@ -36,11 +37,11 @@ def memory(trunk: str, tasks: str) -> None:
     """Print by how much three steps raise the peak of this process, network and inputs included."""
     torch.set_num_threads(2)
     size, count = TRUNKS[trunk]
-    libraries = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    libraries = peak_memory(torch.device("cpu"))
     step = training_step(make(tasks, size, f"trunk={trunk}"), labelled_batch(size, count))
     for _ in range(3):
         step()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - libraries) / 2**20)
+    print((peak_memory(torch.device("cpu")) - libraries) / 2**30)
 
 
 def measured_memory(trunk: str, tasks: str) -> float:
