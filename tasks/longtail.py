@@ -19,8 +19,14 @@ from unified.kinds.kind import STRONG
 from unified.kinds.objects import ObjectSource
 from unified.ops.anchors import initial_anchors
 from unified.ops.balance import Balance
-from unified.ops.boxes import inside, to_original
+from unified.ops.boxes import to_original
 from unified.ops.dense import Anchors, DenseBoxes
+from unified.ops.federated import (
+    best_overlaps,
+    products_of_images,
+    silent_cells,
+    unique_pairs,
+)
 from unified.ops.losses import focal_gradient, focal_loss
 from unified.ops.matching import match
 from unified.task import DataSpec, Losses, Mean, Metric, Task, Upstream
@@ -149,15 +155,15 @@ class LongTailRecognition(Task):
         cell, anchor, target, box_losses = self._match(truth, dense)
         vectors = torch.cat(self.head.vectors(outputs), 1).float()
         qualities = torch.cat([q.flatten(2) for q in self.head.qualities(outputs)], 2).float()
-        once = _once(cell, target, vectors.shape[1])
-        silent = _silent(truth, *once, dense)
+        once = unique_pairs(cell, target, vectors.shape[1])
+        silent = silent_cells(truth, *once, dense)
         positive, denied = self._positives(vectors, truth, *once)
         negative, asserted = self._negatives(vectors, truth, *silent)
         more, less = self.balance.weights(self.equalise)
         category = (more * positive + less * negative).sum()
         if self.equalise:
             self.balance.add(more * denied, less * asserted)
-        goal, held = _overlaps(qualities, truth.image[target], anchor, cell, box_losses)
+        goal, held = best_overlaps(qualities, truth.image[target], anchor, cell, box_losses)
         missed = F.binary_cross_entropy_with_logits(qualities, goal, reduction="none") * held
         return {
             "category": Mean(category, category.new_full((), len(once[0]))),
@@ -197,7 +203,7 @@ class LongTailRecognition(Task):
         """
         labels, image = truth.labels[rows], truth.image[rows]
         weight, bias = self.head.of(labels)
-        logits = _of_images(vectors, weight, image).float() + bias[:, None]
+        logits = products_of_images(vectors, weight, image).float() + bias[:, None]
         return self._sums(labels, logits, 0.0, inside)
 
     def _sums(
@@ -269,86 +275,3 @@ class LongTailRecognition(Task):
         from unified.metrics.lvis_ap import LvisAP
 
         return LvisAP(source)
-
-
-def _overlaps(
-    like: Tensor, image: Tensor, anchor: Tensor, cell: Tensor, losses: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(B, A, cells) best 1 − loss of each anchor's matches, and 1 at the cells that have some.
-
-    Args:
-        like: of that shape.
-        image, anchor, cell, losses: (K,) of the matches.
-    """
-    goal, held = torch.zeros_like(like), torch.zeros_like(like)
-    place = (image * like.shape[1] + anchor) * like.shape[2] + cell
-    goal.view(-1).scatter_reduce_(0, place, (1 - losses.detach()).to(goal.dtype), "amax")
-    held.view(-1)[place] = 1
-    return goal, held.amax(1, keepdim=True).expand_as(held)
-
-
-def _silent(
-    truth: FederatedTargets, cell: Tensor, target: Tensor, dense: DenseBoxes
-) -> tuple[Tensor, Tensor]:
-    """(K,) rows that say which categories have no others, and (K, cells) where they do.
-
-    Not at cells of the category's own objects: those that match, and of an object that matches no
-    anchor those within its box.
-
-    Args:
-        truth: what is known.
-        cell, target: of the matches.
-        dense: whose cells they are.
-    """
-    rows = truth.complete.nonzero().squeeze(1)
-    matched = torch.zeros_like(truth.complete)
-    matched[target] = True
-    lost = (~truth.complete & ~matched).nonzero().squeeze(1)
-    row, one = _same(truth, rows, lost)
-    held = _cells_in(truth.boxes[rows], dense)
-    own = torch.zeros(held.shape, device=held.device)
-    own.index_add_(0, row, _cells_in(truth.boxes[lost[one]], dense).float())
-    held &= own == 0
-    row, match = _same(truth, rows, target)
-    held[row, cell[match]] = False
-    return rows, held
-
-
-def _cells_in(boxes: Tensor, dense: DenseBoxes) -> Tensor:
-    """(N, cells) which cells of all levels lie in each of (N, 4) boxes."""
-    found = [
-        inside(boxes, (raw.shape[2], raw.shape[3]), dense.strides[index]).flatten(1)
-        for index, raw in enumerate(dense.raw.values())
-    ]
-    return torch.cat(found, 1)
-
-
-def _same(truth: FederatedTargets, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs of positions in two lists of rows, (K,) and (L,), of one image and category."""
-    alike = (truth.image[rows, None] == truth.image[others]) & (
-        truth.labels[rows, None] == truth.labels[others]
-    )
-    first, second = alike.nonzero(as_tuple=True)
-    return first, second
-
-
-def _once(cell: Tensor, target: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """Pairs of cell and target, each once: an object may match several anchors of a cell."""
-    pairs = torch.unique(target * cells + cell)
-    return pairs % cells, pairs // cells
-
-
-def _of_images(vectors: Tensor, weight: Tensor, image: Tensor) -> Tensor:
-    """(K, cells) products of the K rows of `weight` with all vectors of their images.
-
-    Args:
-        vectors: (B, cells, R).
-        weight: (K, R).
-        image: (K,) rising.
-    """
-    counts = torch.bincount(image, minlength=len(vectors))
-    place = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
-    most = int(counts.max()) if len(image) else 0
-    padded = vectors.new_zeros(len(vectors), most, weight.shape[1])
-    padded[image, place] = weight.to(vectors.dtype)
-    return torch.bmm(padded, vectors.transpose(1, 2))[image, place]

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tasks.longtail import CHUNK, _of_images
+from tasks.longtail import CHUNK
 from unified.data.augment import AugmentConfig
 from unified.data.coco.federated import HOST
 from unified.data.dataset import ViewDataset
@@ -28,6 +28,7 @@ from unified.metrics.lvis_ap import NAMES, LvisAP
 from unified.ops.balance import Balance
 from unified.ops.boxes import decode_boxes
 from unified.ops.dense import DenseBoxes
+from unified.ops.federated import products_of_images
 from unified.ops.losses import focal_gradient, focal_loss
 from unified.ops.matching import match
 from unified.task import Upstream
@@ -476,10 +477,10 @@ def test_suppression_is_per_category_above_the_least_score(
 def test_logits_of_images_are_products_with_their_own_vectors() -> None:
     vectors, weight = torch.randn(3, 5, 4), torch.randn(6, 4)
     image = torch.tensor([0, 0, 0, 2, 2, 2])
-    found = _of_images(vectors, weight, image)
+    found = products_of_images(vectors, weight, image)
     wanted = torch.stack([vectors[i] @ w for i, w in zip(image, weight, strict=True)])
     torch.testing.assert_close(found, wanted)
-    assert _of_images(vectors, weight[:0], image[:0]).shape == (0, 5)
+    assert products_of_images(vectors, weight[:0], image[:0]).shape == (0, 5)
 
 
 @given(st.lists(st.floats(-8, 8), min_size=1, max_size=6), st.floats(0, 4))
