@@ -47,6 +47,8 @@ def test_a_run_folder_holds_what_is_promised(trained: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert all(row["train/loss"] and row["val/detection/AP"] for row in rows)
+    for part in ("trunk", "tasks", "codes"):
+        assert float(rows[0][f"rate/{part}"]) > float(rows[1][f"rate/{part}"]) > 0
     assert list((trained / "tensorboard").glob("events*"))
 
 

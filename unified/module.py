@@ -115,13 +115,18 @@ class UnifiedModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.guard.read()
-        self.log_dict(self.train_row())
+        self.log_dict(self.train_row() | self.rates())
         self.weighting.end_epoch(self._epoch_totals())
 
     def train_row(self) -> dict[str, float]:
         """`train/<task>/<loss>` → its mean of this epoch; `factor/<task>` of the weighting now."""
         means = {f"train/{name}": value for name, value in self.means.read().items()}
         return means | {f"factor/{name}": f for name, f in self.weighting.factors().items()}
+
+    def rates(self) -> dict[str, float]:
+        """`rate/<trunk|tasks|weighting|codes>` → learning rate of the step that comes next."""
+        (optimizer,) = self.trainer.optimizers
+        return {f"rate/{g['name'].split('.')[0]}": g["lr"] for g in optimizer.param_groups}
 
     def _epoch_totals(self) -> dict[str, float]:
         """Task → its loss, by the mean of this epoch; NaN before the first step."""

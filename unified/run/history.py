@@ -73,7 +73,7 @@ class RowBeforeCheckpoint(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, UnifiedModule)
-        row = pl_module.train_row() | {"epoch": trainer.current_epoch}
+        row = pl_module.train_row() | pl_module.rates() | {"epoch": trainer.current_epoch}
         self.history.log_metrics(row, trainer.global_step - 1)
 
 
