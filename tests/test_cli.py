@@ -476,6 +476,7 @@ NAMES = (
         ("optim=[adamw,sgd]", "names several", "unified train -m optim=adamw,sgd"),
         ("optim=adamw,null", "optim=null selects none", "adamw, adamw_joint, sgd"),
         ("optim=adamw,nosuch", "optim=nosuch is unknown", "adamw, adamw_joint, sgd"),
+        ("optim='adamw','nosuch'", "optim=nosuch is unknown", "adamw, adamw_joint, sgd"),
         ("optim=[]", "optim=[] selects none", "adamw, adamw_joint, sgd"),
         ("hydra/launcher=null", "hydra/launcher=null selects none", "leave hydra/launcher out"),
         ("task=[detection,null]", "task=null is unknown", "detection"),
@@ -488,6 +489,7 @@ def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(
     word: str, culprit: str, fix: str
 ) -> None:
     check_choices(["optim=adamw", "task=[detection,embedding]", "~optim", "optim=adamw,sgd"])
+    check_choices(["optim='adamw','sgd'", "task=[detection],['detection',embedding]"])
     check_choices(["hydra/launcher=joblib"])
     check_choices(["optim=own"], more=True)
     with pytest.raises(ConfigError) as refused:

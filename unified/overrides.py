@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 
 from unified.errors import ConfigError
@@ -74,8 +74,15 @@ def _chosen(override: Override) -> list[Any]:
     """The value, or those of a sweep over choices."""
     value = override.value()
     if isinstance(value, ChoiceSweep):
-        return list(value.list)
+        return [_unquoted(v) for v in value.list]
     return [] if override.is_sweep_override() else [value]
+
+
+def _unquoted(value: Any) -> Any:
+    """As Hydra's `Override.value` gives it outside of a sweep."""
+    if isinstance(value, list):
+        return [_unquoted(v) for v in value]
+    return value.text if isinstance(value, QuotedString) else value
 
 
 def _check_choice(group: str, value: Any, known: Sequence[str], more: bool) -> None:
