@@ -41,6 +41,13 @@ def test_uncertainty_starts_as_fixed_and_settles_at_the_loss() -> None:
     assert learned == pytest.approx({"a": 4.0, "b": 0.25}, rel=1e-2)
 
 
+def test_uncertainty_learns_nothing_of_a_task_without_labels() -> None:
+    weighting = build_weighting(WeightingConfig("uncertainty"), ["a", "b"])
+    weighting({"a": torch.tensor(0.0), "b": torch.tensor(0.25)}).backward()
+    assert float(weighting.log_variance["a"].grad) == 0
+    assert float(weighting.log_variance["b"].grad) == 0.75
+
+
 def test_the_slower_a_loss_falls_the_more_it_weighs() -> None:
     """Against equation 7, by hand; two epochs have to be known."""
     weighting = build_weighting(WeightingConfig("dwa", {"b": 3.0}), ["a", "b"])
