@@ -25,24 +25,29 @@ class AblationConfig:
 
     Attributes:
         name: of the sweep; part of its folder's name.
-        baseline: the arm that others are compared with.
+        baseline: the arm that others are compared with; null where `against` says it all.
         arms: arm → the overrides that make it.
         against: arm → the arms that it is compared with, in place of the baseline.
+        tasks: arm → the tasks that it is compared by, on either side, where it has more. Every
+            comparison more makes a difference harder to show.
         seeds: of every arm. Arms of one seed start from the same trunk and see the same images.
         common: overrides of all arms; what the command line says counts more.
         test: split that scores, where the best epoch is chosen on `data.val`; null scores there.
     """
 
     name: ArmName
-    baseline: Name
+    baseline: Name | None
     arms: Annotated[dict[ArmName, list[str]], Meta(min_length=1)]
     seeds: Annotated[list[Whole], Meta(min_length=1)]
     against: dict[str, list[str]] = field(default_factory=dict)
+    tasks: dict[str, list[Name]] = field(default_factory=dict)
     common: list[str] = field(default_factory=list)
     test: SplitName | None = None
 
     def __post_init__(self) -> None:
-        named = {"ablation.baseline": [self.baseline], "ablation.against": list(self.against)}
+        named = {"ablation.against": list(self.against), "ablation.tasks": list(self.tasks)}
+        if self.baseline is not None:
+            named["ablation.baseline"] = [self.baseline]
         named |= {f"ablation.against.{arm}": others for arm, others in self.against.items()}
         for key, arms in named.items():
             for arm in arms:
@@ -71,11 +76,16 @@ class AblationConfig:
 
     def comparisons(self) -> list[tuple[str, str]]:
         """Arms, each with one that it is compared with."""
+        default = [] if self.baseline is None else [self.baseline]
         return [
             (arm, other)
             for arm in self.arms
-            for other in self.against.get(arm, [] if arm == self.baseline else [self.baseline])
+            for other in self.against.get(arm, [] if arm == self.baseline else default)
         ]
+
+    def counts(self, arm: str, task: str) -> bool:
+        """Whether an arm is compared by a task that it has."""
+        return task in self.tasks.get(arm, [task])
 
 
 def _list(names: Iterable[str]) -> str:

@@ -29,9 +29,10 @@ from PIL import Image
 from unified.build import check
 from unified.errors import ConfigError, DataError, JobError
 from unified.run.ablate import ablate
+from unified.run.comparison import Compared, differences
 from unified.run.jobs import Job
 from unified.run.plan import planned
-from unified.run.statistics import holm, paired
+from unified.run.statistics import Difference, holm, paired
 from unified.schema import plain, validate
 
 SHIPPED = sorted(p.name.removesuffix(".yaml") for p in (files("conf") / "ablation").iterdir())
@@ -117,10 +118,54 @@ def test_arms_are_compared_with_those_that_they_name() -> None:
     ]  # fmt: skip
 
 
+def test_arms_of_one_task_are_compared_by_it_alone() -> None:
+    """Detection of the arm of embedding says nothing of embedding, and costs every p a part."""
+    plan = validate(compose_raw("command=ablate", "ablation=all_tasks")).ablation
+    every = {
+        name: {"detection": {"AP": {0: 0.1, 1: 0.3}}} | ({name: {"AP": {0: 0.1, 1: 0.2}}})
+        for name in ("embedding", "mtl")
+    }
+    every["mtl"]["embedding"] = {"AP": {0: 0.3, 1: 0.5}}
+    primary = {"detection": "AP", "embedding": "AP", "mtl": "AP"}
+    (only,) = differences(plan, every, primary)
+    assert (only.arm, only.other, only.task) == ("mtl", "embedding", "embedding")
+    assert only.difference.mean == pytest.approx(0.25)
+    assert len(plan.comparisons()) == 19
+
+
+@pytest.mark.parametrize(
+    ("seeds", "mean", "interval", "p", "corrected", "said"),
+    [
+        (3, 0.1, (0.05, 0.2), 0.01, 0.03, "better"),
+        (3, -0.1, (-0.2, -0.05), 0.01, 0.03, "worse"),
+        (3, 0.1, (0.05, 0.2), 0.01, 0.06, "better, not after correction"),
+        (3, 0.1, (-0.05, 0.2), 0.01, 0.03, "no difference shown"),
+        (3, 0.1, (0.05, 0.2), 0.05, 0.05, "no difference shown"),
+        (3, 0.1, (0.1, 0.1), float("nan"), float("nan"), "the same in each seed: no test"),
+        (1, 0.1, (float("nan"),) * 2, float("nan"), float("nan"), "one seed says nothing"),
+    ],
+)
+def test_verdicts(
+    seeds: int, mean: float, interval: tuple[float, float], p: float, corrected: float, said: str
+) -> None:
+    found = Difference(mean, *interval, p)
+    assert Compared("a", "b", "detection", "AP", seeds, found, corrected).verdict == said
+
+
+def test_the_command_line_counts_more_than_the_file() -> None:
+    plan = validate(compose_raw("command=ablate", "ablation=multitask")).ablation
+    assert "trainer.max_epochs=6" in plan.common
+    plan.arms["det"].append("data.batch_size=4")
+    job = planned(plan, ["trainer.max_epochs=9", "data.batch_size=2"], Path("x"))[0]
+    config = validate(compose_raw("command=train", *job.words))
+    assert (config.trainer["max_epochs"], config.data.batch_size) == (9, 2)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["ablation.baseline=x"], r"ablation\.baseline: there is no arm x.*use det"),
+        (["+ablation.tasks.x=[detection]"], r"ablation\.tasks: there is no arm x"),
         (["+ablation.against.x=[det]"], r"ablation\.against: there is no arm x"),
         (["ablation.against.ijdc=[x]"], r"ablation\.against\.ijdc: there is no arm x"),
         (["ablation.against.ijdc=[ijdc]"], "names the arm itself"),
@@ -158,12 +203,12 @@ def test_arms_of_a_seed_see_the_same_images_and_start_from_the_same_trunk(
     config = validate(compose_raw("command=ablate", f"ablation={name}"))
     own = [f"data.root={shapes}", "data.shapes=null", "data.image_size=64", "data.workers=0"]
     own += ["data.batch_size=4", *(w for w in config.ablation.common if w.startswith("augment"))]
-    seen: dict[tuple[str, int], tuple[Any, ...]] = {}
-    for arm, seed in [*product(config.ablation.arms, (0,)), (config.ablation.baseline, 1)]:
+    first, seen = next(iter(config.ablation.arms)), {}
+    for arm, seed in [*product(config.ablation.arms, (0,)), (first, 1)]:
         made: Made = make(*own, *config.ablation.arms[arm], f"seed={seed}")
         weights = {name: value.clone() for name, value in made.model.trunk.state_dict().items()}
         seen[arm, seed] = (learnt(made, 2), weights)
-    steps, weights = seen[config.ablation.baseline, 0]
+    steps, weights = seen[first, 0]
     assert len(steps) == 16
     for arm in config.ablation.arms:
         others, trunk = seen[arm, 0]
@@ -171,7 +216,7 @@ def test_arms_of_a_seed_see_the_same_images_and_start_from_the_same_trunk(
         assert all(torch.equal(value, weights[name]) for name, value in trunk.items()), arm
         assert [files for files, _ in others] == [files for files, _ in steps], arm
         assert all(torch.equal(x[1], y[1]) for x, y in zip(others, steps, strict=True)), arm
-    assert seen[config.ablation.baseline, 1][0][0][0] != steps[0][0]
+    assert seen[first, 1][0][0][0] != steps[0][0]
 
 
 @pytest.mark.parametrize("name", ["multitask", "operators", "decoders"])
@@ -256,6 +301,7 @@ def test_a_report_says_what_was_found_and_how_sure_it_is(sweep: Any, tmp_path: P
     assert (one["metric"], one["arm"], two["arm"]) == ("AP", "add", "mul")
     assert float(two["corrected"]) == pytest.approx(2 * float(two["p"]))
     assert float(one["corrected"]) == pytest.approx(float(one["p"]))
+    assert all(float(row["low"]) < float(row["mean"]) < float(row["high"]) for row in (one, two))
     with Image.open(tmp_path / "sweep" / "report.png") as picture:
         assert picture.width > 400
     again = pretend(lambda *_: 0.0)
@@ -328,6 +374,10 @@ def test_an_arm_that_cannot_be_is_refused_before_anything_is_trained(
     for word, said in (("optim.lr=-1", "arm none: optim.lr"), ("x=1", "arm none: .*x")):
         with pytest.raises(ConfigError, match=said):
             ablate(sweep, [word], launch)
+    sweep.ablation.tasks = {"add": ["caption"]}
+    with pytest.raises(ConfigError, match=r"arm add: ablation\.tasks compares it by caption"):
+        ablate(sweep, (), launch)
+    sweep.ablation.tasks = {}
     sweep.ablation.test = "nowhere"
     with pytest.raises(DataError, match=r"arm none: .*_nowhere\.json"):
         ablate(sweep, (), launch)

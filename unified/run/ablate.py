@@ -64,7 +64,7 @@ def ablate(
     folder = Path(config.out or f"runs/ablations/{plan.name}")
     command = _command() if hydra else " ".join([f"ablation={plan.name}", *words])
     jobs = planned(plan, words, folder, _options() if hydra else ())
-    refuse_impossible(jobs)
+    refuse_impossible(plan, jobs)
     if not (folder / PLAN).is_file():
         refuse_full(str(folder))
     with claimed(made(folder)):

@@ -29,8 +29,13 @@ COSTS = {
     "minutes": ("minutes", "{:.1f}"),
 }
 """Key of `results.json` → heading and format."""
-COLOURS = {"better": "tab:green", "worse": "tab:red"}
+COLOURS = {
+    "better": "tab:green", "better, not after correction": "#98d594",
+    "worse": "tab:red", "worse, not after correction": "#f3a9a0",
+}  # fmt: skip
 """Of a verdict; others are gray."""
+COLUMNS = 3
+"""Of panels in the picture."""
 UNITS = {"flops": 1e-6, "step_seconds": 1e3, "peak_memory": 2**-20}
 
 
@@ -102,6 +107,8 @@ def differences(
     rows: list[Compared] = []
     for arm, other in plan.comparisons():
         for task, metrics in scores.get(arm, {}).items():
+            if not (plan.counts(arm, task) and plan.counts(other, task)):
+                continue
             metric = primary[task]
             own, others = (
                 metrics.get(metric, {}),
@@ -213,11 +220,14 @@ def plot_differences(compared: Sequence[Compared], file: Path) -> None:
     """Every difference with its interval, a panel per task."""
     tasks = list(dict.fromkeys((row.task, row.metric) for row in compared))
     most = max(sum(r.task == task for r in compared) for task, _ in tasks)
+    columns, lines = min(COLUMNS, len(tasks)), -(-len(tasks) // COLUMNS)
     figure, axes = plt.subplots(
-        1, len(tasks), figsize=(5 * len(tasks), 1.5 + 0.4 * most), layout="constrained",
-        squeeze=False,
+        lines, columns, figsize=(4.5 * columns, (1.5 + 0.35 * most) * lines),
+        layout="constrained", squeeze=False,
     )  # fmt: skip
-    for axis, (task, metric) in zip(axes[0], tasks, strict=True):
+    for axis in axes.flat[len(tasks) :]:
+        axis.remove()
+    for axis, (task, metric) in zip(axes.flat, tasks, strict=False):
         own = [row for row in compared if row.task == task][::-1]
         for place, row in enumerate(own):
             d = row.difference

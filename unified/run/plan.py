@@ -62,7 +62,7 @@ def key_of(word: str) -> str:
     return word.lstrip("+~").partition("=")[0]
 
 
-def refuse_impossible(jobs: Sequence[Job]) -> None:
+def refuse_impossible(plan: AblationConfig, jobs: Sequence[Job]) -> None:
     """Refuse what cannot be before anything is trained."""
     composed: dict[str, Config] = {}
     for job in jobs:
@@ -70,11 +70,22 @@ def refuse_impossible(jobs: Sequence[Job]) -> None:
             try:
                 composed[job.arm] = validate(_composed(job.words))
                 refuse_foreign("its best.ckpt", plain(composed[job.arm]), composed[job.arm].trust)
+                _refuse_absent(plan.tasks.get(job.arm, ()), composed[job.arm])
                 _refuse_unbuilt(composed[job.arm])
                 _refuse_without(job.test, composed[job.arm])
             except (ConfigError, DataError) as error:
                 raise type(error)(f"arm {job.arm}: {error.problem}", error.fix) from error
         _refuse_another(job, validate(_composed(job.words)))
+
+
+def _refuse_absent(tasks: Sequence[str], config: Config) -> None:
+    """An arm is compared by what it learns."""
+    for task in tasks:
+        if task not in config.task:
+            raise ConfigError(
+                f"ablation.tasks compares it by {task}, which it does not learn",
+                f"use {', '.join(config.task)}",
+            )
 
 
 def _refuse_unbuilt(config: Config) -> None:
