@@ -79,41 +79,99 @@ and long tail take part, were not run alone, and are not compared. All have \
 PAIRED = f"""Detection and embedding once more, one thing at a time: `{" ".join(RECIPE)}`, no codes but \
 where said. In brackets the part of detection alone, and of embedding in the pair, of as long a run and as \
 large a trunk."""
-FOUND = """## Hypotheses
+PLAIN = "nine fixed"
+EQUAL, TWICE = "nine balance", "nine balance, trunk's lr 0.008"
+BEST = "nine balance, detection 4, embedding 2, caption 2, trunk's lr 0.012"
+PAIR = "pair with embedding"
+HYPOTHESES = [
+    (
+        "Something other than gradients costs detection: batch-norm statistics, what is drawn at random, "
+        "the order of images",
+        "embedding beside it, whose share of the trunk's gradient is 0",
+        "alone detection", "silent embedding", ("detection",),
+        "**refuted**: detection is what it is alone to the last digit; gradients are all of it",
+    ),
+    (
+        "The loudest task owns the step", "equal shares for all at the boundary (`balance`)",
+        PLAIN, EQUAL, ("detection", "embedding"), "**a small part**, with the weights of today",
+    ),
+    (
+        "Divided steps want to be larger, the trunk's above all", "the trunk at twice the rate",
+        EQUAL, TWICE, ("detection", "embedding"), "**confirmed**",
+    ),
+    (
+        "… in joint training alone", "detection alone at twice the rate",
+        "alone detection", "faster detection", ("detection",),
+        "**refuted**: the default is low for runs as short as these",
+    ),
+    (
+        "Everything may learn faster", "twice the rate for all", EQUAL, "nine balance, lr 0.008",
+        ("detection", "caption"), "**not everything**: the decoder of captions bears no more",
+    ),
+    (
+        "Five tasks use detection's boxes, for which one share in nine is too little",
+        "four shares for it", EQUAL, "nine balance, detection 4",
+        ("detection", "instance", "caption"), "**confirmed**",
+    ),
+    (
+        "These together", "four shares for detection, two each for embedding and captions, three times "
+        "the rate for the trunk", PLAIN, BEST, ("detection", "instance", "embedding", "caption"),
+        "**the best mean of what was tried**: `weighting=balance_joint`, of `mtl` and `imtl`, and "
+        "`optim=adamw_joint`",
+    ),
+    (
+        "With that rate nine tasks need no shares", "fixed weights at it", BEST,
+        "nine fixed, trunk's lr 0.012", ("detection", "instance", "embedding", "caption"),
+        "**refuted**",
+    ),
+    (
+        "What is left is conflict, which UPGrad of torchjd resolves", "UPGrad at equal cost", BEST,
+        "nine UPGrad, trunk's lr 0.012", ("detection", "instance", "embedding", "caption"),
+        "**refuted**",
+    ),
+    (
+        "Equal shares serve two tasks, too", "fixed weights of detection and embedding", PAIR,
+        "pair fixed weights", ("detection", "embedding"),
+        "**refuted**: neither drowns the other since embedding weighs a fifth of what it did; `jde` and "
+        "`ijde` keep fixed weights",
+    ),
+    (
+        "Two tasks are in conflict", "UPGrad of detection and embedding", "pair fixed weights",
+        "pair UPGrad", ("detection", "embedding"),
+        "**next to none**: its weights stay near a half each. As AdamW knows no size, this is the "
+        "run with fixed weights once more, and the distance of the two is what chance does",
+    ),
+    (
+        "Detection wants the larger share of two", "four shares for it", PAIR,
+        "pair four shares for detection", ("detection", "embedding"), "**an exchange**",
+    ),
+    *(
+        (
+            "Codes align what the tasks need" if name == "codes" else "…", name, PAIR, f"pair {name}",
+            ("detection", "embedding"), "**nothing shown** beside what chance does",
+        )
+        for name in CHANGES if name.startswith("codes")
+    ),
+    (
+        "Embedding's stem is too narrow", "128 channels", PAIR,
+        "pair embedding's stem of 128 channels", ("detection", "embedding"), "**refuted**",
+    ),
+    (
+        "Embedding spoils the finest level, which small boxes need", "it reads stride 16", PAIR,
+        "pair embedding at stride 16", ("detection", "embedding"),
+        "**refuted**: it needs that level, and costs detection all the same",
+    ),
+]  # fmt: skip
+"""What was thought, the run that could refute it, what is compared, and what it says."""
+REMAINS = """## What remains
 
-| hypothesis | the run that could refute it | result |
-| --- | --- | --- |
-| Something other than gradients costs detection: batch-norm statistics, what is drawn at random, the \
-order of images | embedding beside it, whose share of the trunk's gradient is 0 | detection's AP is that of \
-detection alone to the last digit, Recall@1 0.168 instead of 0.485: **refuted**, gradients are all of it |
-| The loudest task owns the step | equal shares for all at the boundary (`balance`) | detection 0.069 → \
-0.075, alone 0.109: **a small part**, with the weights of today |
-| Tasks contradict each other | [cosines of their gradients on the trunk](../images/gradients.png) | none \
-below −0.07; embedding and captions stand at right angles to all: **refuted**; tasks do not undo each \
-other's work, they divide one step |
-| Divided steps want to be larger, the trunk's above all | the trunk at twice the rate | all better: \
-Recall@1 0.360 → 0.464, detection 0.075 → 0.085; **confirmed, and not of joint \
-training alone**: a higher rate gives detection alone as much (0.109 → 0.144), so the default is low for \
-runs as short as these |
-| Everything may learn faster | twice the rate for all | detection 0.095, captions 0.549 → 0.351: **not \
-everything**; the decoder of captions bears no more |
-| Five tasks use detection's boxes, for which one share in nine is too little | four shares for it | \
-detection 0.075 → 0.096, masks 0.052 → 0.068, captions 0.549 → 0.456: **confirmed** |
-| These together | four shares for detection, two each for embedding and captions, three times the rate \
-for the trunk | detection 0.123, masks 0.085, keypoints 0.030 (0.003 with `fixed`): **the best mean of what \
-was tried**; `experiment=mtl` and `imtl` take it |
+Tasks do not contradict each other: of [the cosines of their gradients on the trunk](../images/gradients.png), \
+looked at every 125 steps of `balance, lr 0.008`, none is below −0.07, and embedding and captions stand at right \
+angles to all. They divide one step. What tells individuals apart, above all colour, tells no classes here. \
+The recipe is the best supported one, and no proof that joint training pays: that takes seeds, singles at the \
+trunk's rate and images that chose nothing ([`all_tasks`](ablations/all_tasks/report.md)).
 
-## What remains
-
-With the last recipe embedding keeps four fifths of its score alone, stuff loses 3 %, and all others gain: \
-five to twenty-three percent. What tells individuals apart, above all colour, tells no classes here. Compared are \
-single tasks at the rate 0.004, at which joint training begins, too; detection alone at 0.008 has 0.144, of which the best \
-joint run lacks 15 %. So the recipe is the best supported one, and no proof that joint training pays: that takes \
-seeds, singles at the trunk's rate and other images (`unified ablate ablation=all_tasks`).
-
-Not tried: loss weights tuned task by task, batch-norm statistics of each task, embedding at another level, wider \
-stems, codes at other rates, sites and operators, longer runs, a trunk of twice the width, UPGrad and other \
-ways of torchjd at equal cost."""
+Not tried: loss weights tuned task by task, batch-norm statistics of each task, other ways of torchjd than UPGrad."""
 
 
 def scores(results: Mapping[str, Any]) -> dict[str, float]:
@@ -143,18 +201,33 @@ def rows(found: Mapping[str, Scores], alone: Scores) -> list[list[str]]:
     return shown
 
 
-def paired() -> list[list[str]]:
-    """Detection and embedding, longer and in a wider trunk, and with one thing changed."""
-    shown = []
+def paired() -> dict[str, dict[str, Scores]]:
+    """Of every length and size: detection and embedding, alone, together, and with one thing changed."""
+    every = {}
     for kind, own in ALIKE.items():
-        single = run(f"pair detection alone{kind}", [*ALONE["detection"], *RECIPE, *own])
-        both = run(f"pair with embedding{kind}", [*ALONE["embedding"], *RECIPE, *own])
-        found = {f"detection alone{kind}": single, f"with embedding{kind}": both}
-        changes = {} if own else CHANGES
-        for name, change in changes.items():
-            found[name] = run(f"pair {name}", [*ALONE["embedding"], *RECIPE, *change])
-        shown += rows(found, single | {"embedding": both["embedding"]})
-    return shown
+        runs = {"detection alone": ALONE["detection"], "with embedding": ALONE["embedding"]}
+        arms = {f"{name}{kind}": [*words, *RECIPE, *own] for name, words in runs.items()}
+        if not own:
+            arms |= {n: [*ALONE["embedding"], *RECIPE, *change] for n, change in CHANGES.items()}
+        every[kind] = {name: run(f"pair {name}", words) for name, words in arms.items()}
+    return every
+
+
+def pair_rows(found: Mapping[str, Scores]) -> list[list[str]]:
+    """Beside detection alone, and beside embedding in the pair."""
+    single, both = list(found.values())[:2]
+    return rows(found, {"detection": single["detection"], "embedding": both["embedding"]})
+
+
+def results(found: Mapping[str, Scores]) -> list[list[str]]:
+    """Of every hypothesis, what its run says."""
+    return [
+        [
+            thought, how,
+            ", ".join(f"{t} {found[before][t]:.3f} → {found[after][t]:.3f}" for t in tasks), verdict,
+        ]
+        for thought, how, before, after, tasks, verdict in HYPOTHESES
+    ]  # fmt: skip
 
 
 def draw(found: Mapping[str, Scores], alone: Scores) -> None:
@@ -183,6 +256,12 @@ def main() -> None:
     draw(nine, alone)
     first = ["each alone", *(f"{value:.3f}" for value in alone.values()), ""]
     two = {task: alone[task] for task in ("detection", "embedding")}
+    pairs = paired()
+    found = {f"alone {task}": own for task, own in every.items()}
+    found |= {f"nine {name}": own for name, own in nine.items()}
+    found |= {f"pair {name}": own for kind in pairs.values() for name, own in kind.items()}
+    found |= {"faster detection": pair["detection alone, lr 0.008"]}
+    found |= {"silent embedding": pair["with embedding, whose share of the trunk is 0"]}
     write(
         "joint",
         "What joint training costs, and what cures it",
@@ -193,8 +272,13 @@ def main() -> None:
             table(["detection and embedding", *two, "mean"], rows(pair, two)),
             "![Detection against the others](../images/joint.png)",
             PAIRED,
-            table(["one thing at a time", *two, "mean"], paired()),
-            FOUND,
+            table(
+                ["one thing at a time", *two, "mean"],
+                [row for kind in pairs.values() for row in pair_rows(kind)],
+            ),
+            "## Hypotheses",
+            table(["hypothesis", "the run that could refute it", "from → to", ""], results(found)),
+            REMAINS,
         ],
     )
 
