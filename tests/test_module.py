@@ -320,7 +320,10 @@ def test_a_run_goes_on_at_the_rates_that_it_is_told(
                     for g in optimizer.param_groups
                 ])  # fmt: skip
 
-            def on_train_batch_end(self, trainer, *_: object) -> None:
+            def on_train_batch_end(self, trainer, module, *_: object) -> None:
+                groups = zip(trainer.optimizers[0].param_groups, seen[-1], strict=True)
+                told = {f"rate/{g['name'].split('.')[0]}": rate for g, (rate, *_) in groups}
+                assert module.rates() == pytest.approx(told)
                 if trainer.global_step == 3 and ckpt is None:
                     trainer.save_checkpoint(start)
 

@@ -124,9 +124,15 @@ class UnifiedModule(pl.LightningModule):
         return means | {f"factor/{name}": f for name, f in self.weighting.factors().items()}
 
     def rates(self) -> dict[str, float]:
-        """`rate/<trunk|tasks|weighting|codes>` → learning rate of the step that comes next."""
-        (optimizer,) = self.trainer.optimizers
-        return {f"rate/{g['name'].split('.')[0]}": g["lr"] for g in optimizer.param_groups}
+        """`rate/<trunk|tasks|weighting|codes>` → learning rate of the last step."""
+        (optimizer,), (config,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+        schedule = cast(LambdaLR, config.scheduler)
+        return {
+            f"rate/{group['name'].split('.')[0]}": float(rate) * factor(schedule.last_epoch - 1)
+            for group, rate, factor in zip(
+                optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+            )
+        }
 
     def _epoch_totals(self) -> dict[str, float]:
         """Task → its loss, by the mean of this epoch; NaN before the first step."""

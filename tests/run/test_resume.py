@@ -38,7 +38,6 @@ STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda s: s["optimizer_states"][0]["param_groups"][0]["params"].__setitem__(1, 0),
         "not numbered one after the other",
     ),
-    "epochs that are behind it": (lambda s: s.update(epoch=9), "max_epochs=3, and the run has 9"),
     "another group": (
         lambda s: s["optimizer_states"][0]["param_groups"][0].update(name="other"), "'other'",
     ),
@@ -61,6 +60,8 @@ def test_a_run_that_has_ended_says_how_to_go_on(run: Path, run_command: Command)
     ended = run_command("train", "resume=run", "optim.lr=0.001", cwd=run.parent)
     assert "nothing was left to learn after 2 epochs" in ended.stdout
     assert "optim.lr" not in ended.stdout, "nothing learns at another rate"
+    fewer = run_command("train", "resume=run", "trainer.max_epochs=1", cwd=run.parent, check=False)
+    assert "trainer.max_epochs=1, and the run has 2 epochs behind it" in fewer.stderr
     longer = run_command("train", "resume=run", "trainer.max_epochs=3", cwd=run.parent)
     assert "nothing was left" not in longer.stdout
     assert json.loads((run / "results.json").read_text())["epochs"] == 3
@@ -141,6 +142,25 @@ def test_a_run_that_was_killed_while_it_began_starts_anew(
     assert done.returncode == -9
     run_command("train", "resume=run", cwd=tmp_path)
     assert (tmp_path / "run" / "results.json").is_file()
+
+
+def test_a_run_without_its_pictures_is_not_complete(
+    small: list[str], run_command: Command, tmp_path: Path
+) -> None:
+    """What died while it reported is gone on with: `results.json` is the last of its files."""
+    code = (
+        "import sys, os, signal; import unified.run.report as r; "
+        "r.write_comparisons = lambda *a: os.kill(os.getpid(), signal.SIGKILL); "
+        "sys.argv = ['unified', 'train', *sys.argv[1:]]; "
+        "from unified.cli import main; main()"
+    )
+    given = [*small, "trainer=smoke", "out=run"]
+    done = subprocess.run([sys.executable, "-c", code, *given], cwd=tmp_path, check=False)
+    assert done.returncode == -9
+    assert not (tmp_path / "run" / "results.json").exists()
+    run_command("train", "resume=run", cwd=tmp_path)
+    for name in ("results.json", "predictions.jpg"):
+        assert (tmp_path / "run" / name).is_file()
 
 
 def test_predictions_outlive_a_full_disk(trained: Path, shapes: Path, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ class Job:
                 words = (f"resume={self.folder}", *self._trust) if begun else new
                 self._call(log, "train", *words)
             if not self.finished:
+                assert self._scored != self.folder, "a training that ended well has its results"
                 shutil.rmtree(self._scored, ignore_errors=True)  # of a process that was killed
                 best = self.folder / f"{BEST}.ckpt"
                 where = (f"data.val={self.test}", f"out={self._scored}")

@@ -46,6 +46,30 @@ class Schedule(msgspec.Struct):
     lr_lambdas: list[None]
 
 
+class Passed(msgspec.Struct):
+    """How many epochs came to which point."""
+
+    processed: Number
+
+
+class Epochs(msgspec.Struct):
+    """Those of this training."""
+
+    current: Passed
+
+
+class FitLoop(msgspec.Struct):
+    """State of the loop over epochs."""
+
+    epoch_progress: Epochs
+
+
+class Loops(msgspec.Struct):
+    """States of Lightning's loops."""
+
+    fit_loop: FitLoop
+
+
 class Training(msgspec.Struct):
     """What of a checkpoint Lightning goes on with."""
 
@@ -53,7 +77,7 @@ class Training(msgspec.Struct):
     global_step: Number
     optimizer_states: Annotated[list[Optimizer], msgspec.Meta(min_length=1, max_length=1)]
     lr_schedulers: Annotated[list[Schedule], msgspec.Meta(min_length=1, max_length=1)]
-    loops: dict[str, Any]
+    loops: Loops
     callbacks: dict[str, Any]
     version: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+")] = msgspec.field(
         name="pytorch-lightning_version"
@@ -120,9 +144,10 @@ def refuse_another(state: Mapping[str, Any], module: UnifiedModule) -> None:
             "weights=RUN",
         )
     limit = module.config.trainer.get("max_epochs")
-    if limit is not None and -1 < limit < state["epoch"]:
+    behind = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if limit is not None and -1 < limit < behind:
         raise ConfigError(
-            f"trainer.max_epochs={limit}, and the run has {state['epoch']} epochs behind it",
+            f"trainer.max_epochs={limit}, and the run has {behind} epochs behind it",
             "raise it, or start a new run with weights=RUN",
         )
     if list(saved) != list(own):

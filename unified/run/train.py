@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers.logger import Logger
 from omegaconf import OmegaConf
 
@@ -131,8 +130,6 @@ def _learn(
         callbacks.append(RampedEMA(config.optim.ema_decay, config.optim.ema_ramp))
     if config.diagnose_every_n_steps:
         callbacks.append(Diagnostics(folder, config.diagnose_every_n_steps))
-    if config.logger:
-        callbacks.append(LearningRateMonitor("epoch"))
     callbacks.append(stop)  # behind those that a step is not complete without
     trainer = make_trainer(config.trainer, callbacks, [history, *_loggers(folder, config)])
     if trainer.is_global_zero:
