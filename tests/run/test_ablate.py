@@ -299,6 +299,7 @@ def test_a_report_says_what_was_found_and_how_sure_it_is(sweep: Any, tmp_path: P
     with (tmp_path / "sweep" / "differences.csv").open(newline="") as stream:
         one, two = csv.DictReader(stream)
     assert (one["metric"], one["arm"], two["arm"]) == ("AP", "add", "mul")
+    assert (one["verdict"], two["verdict"]) == ("no difference shown", "better")
     assert float(two["corrected"]) == pytest.approx(2 * float(two["p"]))
     assert float(one["corrected"]) == pytest.approx(float(one["p"]))
     assert all(float(row["low"]) < float(row["mean"]) < float(row["high"]) for row in (one, two))

@@ -135,7 +135,10 @@ def _options() -> list[str]:
 
 @contextmanager
 def _interrupted(folder: Path) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal end the sweep when its run has saved where it stands.
+    """Ctrl-C, SIGTERM and a closed terminal end the sweep; it says how to go on.
+
+    A run in a process of the sweep's own has saved where it stands before; one that another
+    launcher kills goes on behind its last whole epoch.
 
     Raises:
         Stopped: says how to go on.

@@ -206,14 +206,15 @@ def _write_scores(file: Path, scores: Scores) -> None:
 
 
 def _write_differences(file: Path, compared: Sequence[Compared]) -> None:
-    names = ["arm", "against", "task", "metric", "seeds", "mean", "low", "high", "p", "corrected"]
+    names = ["arm", "against", "task", "metric", "seeds",
+             "mean", "low", "high", "p", "corrected", "verdict"]  # fmt: skip
     with whole(file) as stream:
         writer = csv.writer(stream)
         writer.writerow(names)
         for row in compared:
             d = row.difference
             writer.writerow([row.arm, row.other, row.task, row.metric, row.seeds,
-                             d.mean, d.low, d.high, d.p, row.corrected])  # fmt: skip
+                             d.mean, d.low, d.high, d.p, row.corrected, row.verdict])  # fmt: skip
 
 
 def plot_differences(compared: Sequence[Compared], file: Path) -> None:
