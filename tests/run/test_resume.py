@@ -44,8 +44,23 @@ STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no loops": (lambda s: s.update(loops=None), "no state of a training"),
     "no callbacks": (lambda s: s.pop("callbacks"), "no state of a training"),
     "no version": (lambda s: s.update({"pytorch-lightning_version": "x"}), "no state"),
-    "other moments": (
-        lambda s: s["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(3)), "exp_avg",
+    "another place of the schedule": (
+        lambda s: s["lr_schedulers"][0].update(last_epoch=0), "stands at step 0, the run at step",
+    ),
+    **{
+        f"moments {name}": (
+            lambda s, own=own: s["optimizer_states"][0]["state"][0].update(own), said,
+        )
+        for name, own, said in (
+            ("of another shape", {"exp_avg": torch.zeros(3)}, "exp_avg of parameter 0 is (3,)"),
+            ("of no shape", {"exp_avg": torch.tensor(0.0)}, "exp_avg of parameter 0 is ()"),
+            ("that are none", {"exp_avg_sq": None}, "exp_avg_sq of parameter 0 is missing"),
+            ("of no number", {"step": torch.tensor(float("nan"))}, "step of parameter 0 is not"),
+            ("below zero", {"step": torch.tensor(-1.0)}, "step of parameter 0 is below zero"),
+        )
+    },
+    "no moments": (
+        lambda s: s["optimizer_states"][0].update(state={}), "step of parameter 0 is missing",
     ),
 }  # fmt: skip
 
@@ -60,8 +75,12 @@ def test_a_run_that_has_ended_says_how_to_go_on(run: Path, run_command: Command)
     ended = run_command("train", "resume=run", "optim.lr=0.001", cwd=run.parent)
     assert "nothing was left to learn after 2 epochs" in ended.stdout
     assert "optim.lr" not in ended.stdout, "nothing learns at another rate"
-    fewer = run_command("train", "resume=run", "trainer.max_epochs=1", cwd=run.parent, check=False)
-    assert "trainer.max_epochs=1, and the run has 2 epochs behind it" in fewer.stderr
+    for word, said in (
+        ("trainer.max_epochs=1", "trainer.max_epochs=1, and the run has 2 epochs behind it"),
+        ("+trainer.max_steps=1", "trainer.max_steps=1, and the run has "),
+    ):
+        fewer = run_command("train", "resume=run", word, cwd=run.parent, check=False)
+        assert said in fewer.stderr
     longer = run_command("train", "resume=run", "trainer.max_epochs=3", cwd=run.parent)
     assert "nothing was left" not in longer.stdout
     assert json.loads((run / "results.json").read_text())["epochs"] == 3

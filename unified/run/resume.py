@@ -22,6 +22,8 @@ from unified.run.history import read_history
 from unified.run.report import RESULTS
 
 log = logging.getLogger(__name__)
+MOMENTS = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
+"""What each optimiser has seen of a parameter."""
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
@@ -143,23 +145,33 @@ def refuse_another(state: Mapping[str, Any], module: UnifiedModule) -> None:
             "leave out changes of weighting and of what tasks keep, or start a new run with "
             "weights=RUN",
         )
-    limit = module.config.trainer.get("max_epochs")
-    behind = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    if limit is not None and -1 < limit < behind:
+    steps = state["global_step"]
+    epochs = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    for key, behind in (("epochs", epochs), ("steps", steps)):
+        limit = module.config.trainer.get(f"max_{key}")
+        if limit is not None and -1 < limit < behind:
+            raise ConfigError(
+                f"trainer.max_{key}={limit}, and the run has {behind} {key} behind it",
+                "raise it, or start a new run with weights=RUN",
+            )
+    place = state["lr_schedulers"][0]["last_epoch"]
+    if place != steps:
         raise ConfigError(
-            f"trainer.max_epochs={limit}, and the run has {behind} epochs behind it",
-            "raise it, or start a new run with weights=RUN",
+            f"the schedule of rates stands at step {place}, the run at step {steps}",
+            "the state is damaged: start a new run with weights=RUN",
         )
     if list(saved) != list(own):
         raise ConfigError(
             "the tasks stand in another order than in the state of the training",
             "restore config.yaml: the optimiser knows parameters by their order",
         )
-    _refuse_other_moments(state["optimizer_states"][0], module)
+    _refuse_other_groups(state["optimizer_states"][0], module)
+    if steps:
+        _refuse_other_moments(state["optimizer_states"][0]["state"], module)
 
 
-def _refuse_other_moments(state: Mapping[str, Any], module: UnifiedModule) -> None:
-    """An optimiser holds what it has seen of each parameter in tensors of its shape."""
+def _refuse_other_groups(state: Mapping[str, Any], module: UnifiedModule) -> None:
+    """An optimiser knows parameters by their places in its groups."""
     groups = module.parameter_groups()
     saved = [(group["name"], len(group["params"])) for group in state["param_groups"]]
     own = [(group["name"], len(group["params"])) for group in groups]
@@ -170,22 +182,41 @@ def _refuse_other_moments(state: Mapping[str, Any], module: UnifiedModule) -> No
             "the state is damaged or of an earlier version: start a new run with weights=RUN",
         )
     numbers = [number for group in state["param_groups"] for number in group["params"]]
-    parameters = [p for group in groups for p in group["params"]]
-    if numbers != list(range(len(parameters))):
+    if numbers != list(range(sum(len(group["params"]) for group in groups))):
         raise ConfigError(
             "the optimiser's parameters are not numbered one after the other in the state of the "
             "training",
             "the state is damaged: start a new run with weights=RUN",
         )
-    for index, moments in state["state"].items():
-        shape = parameters[index].shape if index < len(parameters) else None
-        for name, value in moments.items():
-            if isinstance(value, torch.Tensor) and value.ndim and value.shape != shape:
+
+
+def _refuse_other_moments(state: Mapping[int, Mapping[str, Any]], module: UnifiedModule) -> None:
+    """An optimiser computes with what it has seen of each parameter, and asks nothing before."""
+    parameters = [p for group in module.parameter_groups() for p in group["params"]]
+    names = MOMENTS[module.config.optim.name]
+    for index, parameter in enumerate(parameters):
+        moments = state.get(index, {})
+        for name in names if parameter.requires_grad else ():
+            wrong = _wrong(name, moments.get(name), parameter)
+            if wrong:
                 raise ConfigError(
-                    f"the optimiser's {name} of parameter {index} is {tuple(value.shape)}, the "
-                    f"parameter {shape and tuple(shape)}",
+                    f"the optimiser's {name} of parameter {index} {wrong}",
                     "the state is damaged: start a new run with weights=RUN",
                 )
+
+
+def _wrong(name: str, value: Any, parameter: torch.Tensor) -> str | None:
+    """Why a moment cannot be that of a parameter."""
+    if not isinstance(value, torch.Tensor):
+        return "is missing"
+    shape = torch.Size(()) if name == "step" else parameter.shape
+    if value.shape != shape:
+        return f"is {tuple(value.shape)}, the parameter {tuple(shape)}"
+    if not value.is_floating_point() or not value.isfinite().all():
+        return "is not finite"
+    if name in ("step", "exp_avg_sq") and (value < 0).any():
+        return "is below zero"
+    return None
 
 
 class TellChanges(pl.Callback):
