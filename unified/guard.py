@@ -55,7 +55,7 @@ class FiniteGuard:
             raise DataError(
                 f"{self.names[name]} is not finite at step {step}, batch with "
                 f"{', '.join(files)}, …",
-                "lower optim.lr, or look at these images' annotations; go on with resume=<run> "
-                "from the last epoch",
+                "lower optim.lr, or look at these images' annotations; resume=<run> goes on from "
+                "the last epoch, where one was saved",
             )
         self.steps = []

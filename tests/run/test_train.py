@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -270,3 +271,19 @@ def test_every_code_of_the_file_is_in_the_network(trained: Path, make: Callable)
     """The test of new codes above would be empty if there were none."""
     assert list(codes_of(make(THREE).model))
     assert any(".code." in name for name in network_of(read_checkpoint(trained)))
+
+
+def test_a_training_that_fails_ends_with_its_workers(small: list[str], tmp_path: Path) -> None:
+    """Workers wait for what their parent decides, and it is no more."""
+    code = (
+        "import sys, unified.data.datamodule as d; d.PATIENCE = 100_000; "
+        "sys.argv = ['unified', 'train', *sys.argv[1:]]; "
+        "from unified.cli import main; main()"
+    )
+    words = ["task=[detection]", "trainer=smoke", "logger=none", "optim.lr=1e30", "out=run"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *small, "data.workers=1", *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "is not finite" in done.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import multiprocessing
 import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -250,6 +252,8 @@ class Loader(DataLoader[Any]):
         threads = cv2.getNumThreads()
         if self.num_workers:
             cv2.setNumThreads(1)
+            atexit.unregister(_end_workers)
+            atexit.register(_end_workers)
         try:
             return _raising(super().__iter__())
         finally:
@@ -311,6 +315,13 @@ LOST = ("DataLoader timed out", "DataLoader worker (pid")
 """What torch says of loading processes that are stuck, or no more."""
 PATIENCE = 60
 """Seconds that a worker has to be ended by its parent, once it was told to end."""
+
+
+def _end_workers() -> None:
+    """When the process ends, by an error, too, so do those that load for it: at once."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _obedient(worker: int) -> None:
