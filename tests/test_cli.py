@@ -259,6 +259,8 @@ def test_help_shows_commands_groups_and_explains_every_key(
     assert "source=null" in predict
     assert "optim" not in predict
     assert "resume" not in predict
+    unknown = run_command("info", "--help", "optim=null", cwd=tmp_path, check=False)
+    assert "optim=null selects none" in unknown.stderr
     refused = run_command("train", "--help", "nothing=1", cwd=tmp_path, check=False)
     assert refused.returncode == 2
     assert "error: Could not override 'nothing'" in refused.stderr
@@ -443,16 +445,18 @@ def test_tags_and_maps_are_drawn_side_by_side() -> None:
     assert drawn.shape[0] > 80
 
 
-@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("place", "option"), [(0, "--config-dir"), (1, "-cd"), (3, "--config-dir")]
+)
 def test_options_may_stand_anywhere_among_overrides(
-    place: int, small: list[str], run_command: Callable, tmp_path: Path
+    place: int, option: str, small: list[str], run_command: Callable, tmp_path: Path
 ) -> None:
     """Hydra's own parser stops at an override behind an option."""
     (tmp_path / "own" / "experiment").mkdir(parents=True)
     own = "# @package _global_\ndefaults:\n  - override /task: [stuff]\n"
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text(own)
     arguments = ["experiment=mine", *small]
-    arguments[place:place] = ["--config-dir", "own"]
+    arguments[place:place] = [option, "own"]
     done = run_command("info", *arguments, cwd=tmp_path)
     assert "head.stuff" in done.stdout
 
@@ -483,6 +487,8 @@ NAMES = (
         ("task=null", "task=null selects none", "detection"),
         ("experiment=null", "experiment=null selects none", "leave experiment out"),
         ("ablation=[multitask,all_tasks]", "names several", "multitask"),
+        ("ablation=null", "ablation=null selects none", "use one of: all_tasks"),
+        ("hydra/launcher=[basic,basic]", "names several", "leave hydra/launcher out"),
     ],
 )
 def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(

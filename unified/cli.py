@@ -75,6 +75,8 @@ USED_BY = {
     "ablation": ("ablate",),
 }
 """Which commands a key means something to; the others refuse it."""
+OWN_CHOICES = ("--config", "-cd", "-cp", "-cn")
+"""Hydra's options that name a folder of the user's configuration."""
 LAUNCHER = "lightning.fabric.strategies.launchers.subprocess_script"
 """Says that another process has ended, before it ends this one."""
 JOBS: list[tuple[list[str], Any]] = []
@@ -105,10 +107,10 @@ def main() -> None:
         _fail(ConfigError("--hydra-help tells of Hydra's own settings only", "use --help"))
     try:
         overrides = of_saved([quoted(w, bool({"-m", "--multirun"} & set(options))) for w in words])
+        check_choices(overrides, any(option.startswith(OWN_CHOICES) for option in options))
         if {"--help", "-h"} & set(options):
             _help(command, overrides)
             return
-        check_choices(overrides, any(option.startswith("--config") for option in options))
         # Hydra's parser stops at an override that stands behind an option.
         sys.argv = [sys.argv[0], f"command={command}", *overrides, *options]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # what it cannot compose is raised

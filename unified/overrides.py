@@ -86,18 +86,18 @@ def _unquoted(value: Any) -> Any:
 
 
 def _check_choice(group: str, value: Any, known: Sequence[str], more: bool) -> None:
-    one_of = f"use one of: {', '.join(known)}"
+    one_of = f"use one of: {', '.join(known)}" if known else f"leave {group} out"
     if value is None or value == []:
         shown = "null" if value is None else "[]"
-        raise ConfigError(
-            f"{group}={shown} selects none", f"leave {group} out" + f", or {one_of}" * bool(known)
-        )
+        left = f"leave {group} out, or " * (bool(known) and group != "ablation")
+        raise ConfigError(f"{group}={shown} selects none", left + one_of)
     names = value if isinstance(value, list) else [value]
     if isinstance(value, list) and group not in SEVERAL:
         every = ",".join(map(str, names))
+        each = f"; for a run of each: unified train -m {group}={every}"
         raise ConfigError(
             f"{group}=[{every}] names several, of which one is possible",
-            f"{one_of}; for a run of each: unified train -m {group}={every}",
+            one_of + each * (bool(known) and group != "ablation"),
         )
     for name in ("null" if name is None else str(name) for name in names):
         if name not in known and not more:

@@ -360,6 +360,7 @@ def test_a_failed_run_is_told_and_the_others_count(sweep: Any, tmp_path: Path) -
         ablate(sweep, (), launch)
     report = (tmp_path / "sweep" / "report.md").read_text()
     assert "8 of 9 runs" in report
+    assert "Not there: mul, seed 1." in report
     assert "| mul | none | detection AP | 2 |" in report
 
 
@@ -372,7 +373,11 @@ def test_an_arm_that_cannot_be_is_refused_before_anything_is_trained(
     with pytest.raises(ConfigError, match=r"arm add: implicit\.sites: 'nowhere' matches no slot"):
         ablate(sweep, (), launch)
     sweep.ablation.arms["add"].remove(nowhere)
-    for word, said in (("optim.lr=-1", "arm none: optim.lr"), ("x=1", "arm none: .*x")):
+    for word, said in (
+        ("optim.lr=-1", "arm none: optim.lr"), ("x=1", "arm none: .*x"),
+        ("optim=null", "arm none: optim=null selects none"),
+        ("optim=[]", r"arm none: optim=\[\] selects none"),
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             ablate(sweep, [word], launch)
     sweep.ablation.tasks = {"add": ["caption"]}
@@ -433,6 +438,10 @@ def test_the_pages_sweep_is_interrupted_and_gone_on_with(
                            capture_output=True, timeout=300)  # fmt: skip
     assert again.returncode == 2, again.stderr
     assert "1 of 3 runs failed; bad, seed 0: trainer: " in again.stderr
+    made = (folder / "report.md").read_text().splitlines()[2]
+    assert made.startswith("Made by `unified ablate ablation=mine ")
+    assert "hydra.mode" not in made
+    assert "--config-dir=" in made
     assert "nonsense" in again.stderr
     assert "resuming" in (folder / "none" / "seed-0.log").read_text()
     assert "2 of 3 runs are there" in again.stdout

@@ -124,7 +124,8 @@ def _command() -> str:
     """What was said, as it can be said again."""
     said = HydraConfig.get().overrides
     words = [word for word in said.task if key_of(word) != "command"]
-    return " ".join([*words, *said.hydra, *_options()])
+    own = [word for word in said.hydra if word != "hydra.mode=RUN"]  # which Hydra adds itself
+    return " ".join([*words, *own, *_options()])
 
 
 def _options() -> list[str]:

@@ -76,7 +76,8 @@ def compare(plan: AblationConfig, jobs: Sequence[Job], command: str, folder: Pat
     scores = scores_of(found)
     primary = {task: name for run in found.values() for task, name in run["primary"].items()}
     compared = list(differences(plan, scores, primary))
-    parts = _parts(plan, command, found, scores, primary, compared, len(jobs))
+    missing = [f"{job.arm}, seed {job.seed}" for job in jobs if not job.finished]
+    parts = _parts(plan, command, found, scores, primary, compared, missing)
     report = "\n\n".join(parts)
     with whole(folder / "report.md") as file:
         file.write(report + "\n")
@@ -130,11 +131,14 @@ def _parts(
     scores: Scores,
     primary: Mapping[str, str],
     compared: Sequence[Compared],
-    wanted: int,
+    missing: Sequence[str],
 ) -> Iterator[str]:
     yield f"# Ablation: {plan.name}"
     seeds = ", ".join(map(str, plan.seeds))
+    wanted = len(found) + len(missing)
     yield f"Made by `{command}`; {len(found)} of {wanted} runs, seeds {seeds}."
+    if missing:
+        yield f"Not there: {'; '.join(missing)}."
     yield (
         "The best epoch is chosen by `data.val`, and scored once on the split "
         f"`{plan.test}`." if plan.test else

@@ -22,6 +22,7 @@ from unified.data.prepare import prepare
 from unified.data.sources import Folders
 from unified.data.split import Split
 from unified.errors import ConfigError, DataError
+from unified.overrides import check_choices
 from unified.run.jobs import Job
 from unified.schema import Config, plain, validate
 from unified.task import DataSpec, Task
@@ -111,6 +112,7 @@ def _refuse_without(test: str | None, config: Config) -> None:
 
 
 def _composed(words: Sequence[str]) -> DictConfig:
+    check_choices(words, more=True)
     try:
         if GlobalHydra.instance().is_initialized():
             return compose("config", overrides=["command=train", *words])
