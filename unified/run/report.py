@@ -44,6 +44,14 @@ def report(
     named = {task: {n: None if isnan(v) else v for n, v in s.items()} for task, s in scores.items()}
     about = {name: said for name, m in module.metrics.items() if (said := m.about())}
     scored = {"scored": about} if about else {}
+    content = {  # of the network as it is trained: pictures are of a fused one
+        "metrics": named,
+        "primary": {name: metric.primary for name, metric in module.metrics.items()},
+        **scored,
+        **facts_of(module),
+        "flops": flops_of(measure_cost(module.model, config.data.image_size)),
+        **facts,
+    }
     for name, metric in module.metrics.items():
         metric.write(folder)
         curves = metric.curves()
@@ -55,14 +63,6 @@ def report(
         plot_history(read_history(table), primary, folder / "curves.png")
     predictor = Predictor(module.model, module.data, device())
     picture = write_comparisons(folder, predictor, dataset, config.min_score)
-    content = {
-        "metrics": named,
-        "primary": {name: metric.primary for name, metric in module.metrics.items()},
-        **scored,
-        **facts_of(module),
-        "flops": flops_of(measure_cost(module.model, config.data.image_size)),
-        **facts,
-    }
     with whole(folder / RESULTS) as file:  # the last of all files: it says that the run is complete
         json.dump(content, file, indent=2, allow_nan=False)
     epoch = f" (best epoch: {facts['best_epoch']})" if "best_epoch" in facts else ""
