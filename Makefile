@@ -21,7 +21,8 @@ $(READY): pyproject.toml
 	touch $@
 
 train: $(READY) ## set up, then train detection, classification and embedding with codes on shapes
-	$(BIN)/unified train experiment=ijde 'task=[detection,classification,embedding]' $(ARGS)
+	$(BIN)/unified train experiment=ijde 'task=[detection,classification,embedding]' \
+	  optim=adamw_joint trainer.max_epochs=12 $(ARGS)
 
 # In the order of the folders: by the number of its tests a file that takes minutes would come last.
 test: $(READY) ## lint, types, import arrows and tests

@@ -12,6 +12,12 @@ from pathlib import Path
 from PIL import Image
 from results import ROOT, table, train, write
 
+MAIN_JOB = [
+    "experiment=ijde",
+    "task=[detection,classification,embedding]",
+    "optim=adamw_joint",
+    "trainer.max_epochs=12",
+]
 GOALS = {("detection", "AP"): 0.5, ("classification", "mAP"): 0.83, ("embedding", "Recall@1"): 0.8}
 
 HOW_TO_READ = """## How to read these figures
@@ -38,7 +44,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         results = json.loads((folder / "results.json").read_text())
     else:
-        results = train(folder, "experiment=ijde", "task=[detection,classification,embedding]")
+        results = train(folder, *MAIN_JOB)
     for picture in ("predictions.jpg", "train_batch.jpg"):
         target = ROOT / "docs" / "images" / picture
         target.parent.mkdir(parents=True, exist_ok=True)
