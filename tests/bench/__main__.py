@@ -16,6 +16,7 @@ for name in (
     "real",
     "sweeps",
     "joint",
+    "pair",
     "segmentation",
     "tracks",
     "kills",

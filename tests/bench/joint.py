@@ -6,7 +6,7 @@ python tests/bench/joint.py
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -48,26 +48,10 @@ NINE = {
 }  # fmt: skip
 """What all tasks in one network, with codes, are trained with besides."""
 RATE = ["experiment=det", "optim.lr=0.008"]
-SILENT = [*ALONE["embedding"], *BALANCE, "+weighting.tasks.embedding=0"]
-RECIPE = ["optim=adamw_joint", "weighting=balance"]
-CODES = "implicit=vector"
-LONGER = ["trainer.max_epochs=6", "trainer.check_val_every_n_epoch=6"]
-WIDER = ["trunk.stem=32", "trunk.widths=[32,80,160,224,256]"]
-ALIKE = {"": [], ", seen six times": LONGER, ", trunk of twice the width": WIDER}
-CHANGES = {
-    "fixed weights": ["weighting=fixed"],
-    "UPGrad": ["weighting=torchjd"],
-    "four shares for detection": [BOXES],
-    "codes": [CODES],
-    "codes at ten times the rate": [CODES, "optim.code_lr=10"],
-    "codes before the last convolution only": [CODES, "implicit.refine=none"],
-    "codes multiplied before, added behind": [CODES, "implicit.align=mul", "implicit.refine=add"],
-    "embedding's stem of 128 channels": ["task.embedding.width=128"],
-    "embedding at stride 16": ["task.embedding.level=p4"],
-}
-"""One at a time, of detection and embedding with RECIPE."""
-
 Scores = Mapping[str, float]
+Hypothesis = tuple[str, str, str, str, tuple[str, ...], str]
+"""What was thought, the run that could refute it, from which run to which, of which tasks, and what
+that says."""
 
 SETTING = f"""`trunk=tiny`, 3,000 generated images seen three times at 96 px in steps of eight, no \
 mirroring, seed 0; scored once, behind the last epoch, on the 200 images of `val`, which choose here \
@@ -76,21 +60,10 @@ detection spread by 5 %, [report](ablations/multitask/report.md)). In brackets t
 alone, where a task has with it only what it requires, without codes, at the rate 0.004. Keypoints \
 and long tail take part, were not run alone, and are not compared. All have \
 `{" ".join(COMMON)}`, where nothing else is said."""
-PAIRED = f"""Detection and embedding once more, one thing at a time: `{" ".join(RECIPE)}`, no codes but \
-where said. In brackets the part of detection alone, and of embedding in the pair, of as long a run and as \
-large a trunk."""
 PLAIN = "nine fixed"
 EQUAL, TWICE = "nine balance", "nine balance, trunk's lr 0.008"
 BEST = "nine balance, detection 4, embedding 2, caption 2, trunk's lr 0.012"
-PAIR = "pair with embedding"
-HYPOTHESES = [
-    (
-        "Something other than gradients costs detection: batch-norm statistics, what is drawn at random, "
-        "the order of images",
-        "embedding beside it, whose share of the trunk's gradient is 0",
-        "alone detection", "silent embedding", ("detection",),
-        "**refuted**: detection is what it is alone to the last digit; gradients are all of it",
-    ),
+HYPOTHESES: list[Hypothesis] = [
     (
         "The loudest task owns the step", "equal shares for all at the boundary (`balance`)",
         PLAIN, EQUAL, ("detection", "embedding"), "**a small part**, with the weights of today",
@@ -129,45 +102,14 @@ HYPOTHESES = [
         "nine UPGrad, trunk's lr 0.012", ("detection", "instance", "embedding", "caption"),
         "**refuted**",
     ),
-    (
-        "Equal shares serve two tasks, too", "fixed weights of detection and embedding", PAIR,
-        "pair fixed weights", ("detection", "embedding"),
-        "**refuted**: neither drowns the other since embedding weighs a fifth of what it did; `jde` and "
-        "`ijde` keep fixed weights",
-    ),
-    (
-        "Two tasks are in conflict", "UPGrad of detection and embedding", "pair fixed weights",
-        "pair UPGrad", ("detection", "embedding"),
-        "**next to none**: its weights stay near a half each. As AdamW knows no size, this is the "
-        "run with fixed weights once more, and the distance of the two is what chance does",
-    ),
-    (
-        "Detection wants the larger share of two", "four shares for it", PAIR,
-        "pair four shares for detection", ("detection", "embedding"), "**an exchange**",
-    ),
-    *(
-        (
-            "Codes align what the tasks need" if name == "codes" else "…", name, PAIR, f"pair {name}",
-            ("detection", "embedding"), "**nothing shown** beside what chance does",
-        )
-        for name in CHANGES if name.startswith("codes")
-    ),
-    (
-        "Embedding's stem is too narrow", "128 channels", PAIR,
-        "pair embedding's stem of 128 channels", ("detection", "embedding"), "**refuted**",
-    ),
-    (
-        "Embedding spoils the finest level, which small boxes need", "it reads stride 16", PAIR,
-        "pair embedding at stride 16", ("detection", "embedding"),
-        "**refuted**: it needs that level, and costs detection all the same",
-    ),
 ]  # fmt: skip
 """What was thought, the run that could refute it, what is compared, and what it says."""
 REMAINS = """## What remains
 
 Tasks do not contradict each other: of [the cosines of their gradients on the trunk](../images/gradients.png), \
 looked at every 125 steps of `balance, lr 0.008`, none is below −0.07, and embedding and captions stand at right \
-angles to all. They divide one step. What tells individuals apart, above all colour, tells no classes here. \
+angles to all. They divide one step. What tells individuals apart, above all colour, tells no classes here; \
+[two tasks](pair.md) show what that costs. \
 The recipe is the best supported one, and no proof that joint training pays: that takes seeds, singles at the \
 trunk's rate and images that chose nothing ([`all_tasks`](ablations/all_tasks/report.md)).
 
@@ -201,33 +143,19 @@ def rows(found: Mapping[str, Scores], alone: Scores) -> list[list[str]]:
     return shown
 
 
-def paired() -> dict[str, dict[str, Scores]]:
-    """Of every length and size: detection and embedding, alone, together, and with one thing changed."""
-    every = {}
-    for kind, own in ALIKE.items():
-        runs = {"detection alone": ALONE["detection"], "with embedding": ALONE["embedding"]}
-        arms = {f"{name}{kind}": [*words, *RECIPE, *own] for name, words in runs.items()}
-        if not own:
-            arms |= {n: [*ALONE["embedding"], *RECIPE, *change] for n, change in CHANGES.items()}
-        every[kind] = {name: run(f"pair {name}", words) for name, words in arms.items()}
-    return every
-
-
-def pair_rows(found: Mapping[str, Scores]) -> list[list[str]]:
-    """Beside detection alone, and beside embedding in the pair."""
-    single, both = list(found.values())[:2]
-    return rows(found, {"detection": single["detection"], "embedding": both["embedding"]})
-
-
-def results(found: Mapping[str, Scores]) -> list[list[str]]:
+def results(hypotheses: Sequence[Hypothesis], found: Mapping[str, Scores]) -> str:
     """Of every hypothesis, what its run says."""
-    return [
+    return table(
+        ["hypothesis", "the run that could refute it", "from → to", ""],
         [
-            thought, how,
-            ", ".join(f"{t} {found[before][t]:.3f} → {found[after][t]:.3f}" for t in tasks), verdict,
-        ]
-        for thought, how, before, after, tasks, verdict in HYPOTHESES
-    ]  # fmt: skip
+            [
+                thought, how,
+                ", ".join(f"{t} {found[before][t]:.3f} → {found[after][t]:.3f}" for t in tasks),
+                verdict,
+            ]
+            for thought, how, before, after, tasks, verdict in hypotheses
+        ],
+    )  # fmt: skip
 
 
 def draw(found: Mapping[str, Scores], alone: Scores) -> None:
@@ -247,21 +175,11 @@ def main() -> None:
     every = {task: run(f"alone {task}", own) for task, own in ALONE.items()}
     alone = {task: own[task] for task, own in every.items()}
     nine = {name: run(f"nine {name}", [*IMTL, *own]) for name, own in NINE.items()}
-    pair = {
-        "detection alone": every["detection"],
-        "detection alone, lr 0.008": run("faster detection", RATE),
-        "with embedding, fixed": every["embedding"],
-        "with embedding, whose share of the trunk is 0": run("silent embedding", SILENT),
-    }
     draw(nine, alone)
     first = ["each alone", *(f"{value:.3f}" for value in alone.values()), ""]
-    two = {task: alone[task] for task in ("detection", "embedding")}
-    pairs = paired()
     found = {f"alone {task}": own for task, own in every.items()}
     found |= {f"nine {name}": own for name, own in nine.items()}
-    found |= {f"pair {name}": own for kind in pairs.values() for name, own in kind.items()}
-    found |= {"faster detection": pair["detection alone, lr 0.008"]}
-    found |= {"silent embedding": pair["with embedding, whose share of the trunk is 0"]}
+    found |= {"faster detection": run("faster detection", RATE)}
     write(
         "joint",
         "What joint training costs, and what cures it",
@@ -269,15 +187,9 @@ def main() -> None:
         [
             SETTING,
             table(["nine tasks in one", *alone, "mean"], [first, *rows(nine, alone)]),
-            table(["detection and embedding", *two, "mean"], rows(pair, two)),
             "![Detection against the others](../images/joint.png)",
-            PAIRED,
-            table(
-                ["one thing at a time", *two, "mean"],
-                [row for kind in pairs.values() for row in pair_rows(kind)],
-            ),
             "## Hypotheses",
-            table(["hypothesis", "the run that could refute it", "from → to", ""], results(found)),
+            results(HYPOTHESES, found),
             REMAINS,
         ],
     )
