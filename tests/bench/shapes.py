@@ -18,7 +18,11 @@ MAIN_JOB = [
     "optim=adamw_joint",
     "trainer.max_epochs=12",
 ]
-GOALS = {("detection", "AP"): 0.5, ("classification", "mAP"): 0.83, ("embedding", "Recall@1"): 0.8}
+GOALS = {
+    ("detection", "AP"): 0.45,
+    ("classification", "mAP"): 0.77,
+    ("embedding", "Recall@1"): 0.79,
+}
 
 HOW_TO_READ = """## How to read these figures
 
@@ -26,6 +30,10 @@ They show that the whole path learns; they are no benchmark. The goals lie a lit
 first run with this data and these weights, and say that a change has broken nothing. The points \
 below were measured once beside the run; the command does not remake them.
 
+- **Twelve epochs with a faster trunk** (`optim=adamw_joint`) serve the patience of whoever tries \
+this first. 14 gave AP 0.496, mAP 0.812 and Recall@1 0.827; 22 at the trunk's usual rate 0.526, 0.860 \
+and 0.837. One run each: \
+behind the 12th of those 14 epochs AP was 0.486, so some hundredths are chance.
 - **Colour says nothing about the class** since version 10 of the generator. In version 9 95 % of \
 the individuals had the colour typical of their shape, and the class was read from it: of the \
 objects in their typical colour 90 % were found and named, of the others 3 %.
@@ -53,7 +61,7 @@ def main() -> None:
         [task, name, f"{value:.4f}", f"≥ {GOALS[task, name]}" if (task, name) in GOALS else ""]
         for task, values in results["metrics"].items()
         for name, value in values.items()
-        if value >= 0
+        if value is not None
     ]
     write(
         "shapes",
@@ -61,7 +69,8 @@ def main() -> None:
         "make train",
         [
             f"{results['parameters']:,} parameters, {results['code_parameters']:,} of them codes; "
-            f"{results['epochs']} epochs in {results['minutes']} minutes; 200 held-out images whose "
+            f"{results['epochs']} epochs in {results['minutes']} minutes, {results['step_seconds']:.2f} s "
+            "a step (the same cores took 0.22 s and 0.45 s at other hours); 200 held-out images whose "
             "individuals are not among those of the training images.",
             table(["task", "metric", "value", "goal"], rows),
             "Every object is small in COCO's sense at 128 px, except where M is given.",
