@@ -25,8 +25,8 @@ SWEEPS = {
         "ablation=multitask", *SMALL, "data.image_size=128", "trainer.max_epochs=6",
         "trainer.check_val_every_n_epoch=6", "ablation.seeds=[0,1,2]",
     ],
-    "feature_alignment": ["ablation=feature_alignment", *SMALL],
-    "prediction_refinement": ["ablation=prediction_refinement", *SMALL],
+    "feature_alignment": ["ablation=feature_alignment", *SMALL, "ablation.seeds=[2,3,4]"],
+    "prediction_refinement": ["ablation=prediction_refinement", *SMALL, "ablation.seeds=[1,2,3]"],
     "all_tasks": ["ablation=all_tasks", *SMALL, "data.batch_size=8"],
 }  # fmt: skip
 """Page → overrides: the sweep's file, and what all of its arms have."""
