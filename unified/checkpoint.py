@@ -93,7 +93,7 @@ def _check_contents(path: Path, state: Mapping[str, Any]) -> None:
     try:
         about: Contents = msgspec.convert(state[ABOUT], Contents)
         tensors = state["state_dict"]
-        sound = all(isinstance(n, str) and _is_held(v) for n, v in tensors.items())
+        sound = all(isinstance(n, str) and is_held(v) for n, v in tensors.items())
         finite = sound and all(_is_finite(tensor) for tensor in tensors.values())
         msgspec.convert(state["epoch"], Annotated[int, msgspec.Meta(ge=0, le=2**40)])
     except (KeyError, AttributeError, msgspec.ValidationError) as error:
@@ -109,7 +109,7 @@ def _check_contents(path: Path, state: Mapping[str, Any]) -> None:
         )
 
 
-def _is_held(value: Any) -> bool:
+def is_held(value: Any) -> bool:
     """Whether it is a plain tensor of which the file holds every number.
 
     One number that stands for many would take memory without limit.

@@ -99,9 +99,11 @@ def _check_choice(group: str, value: Any, known: Sequence[str], more: bool) -> N
             f"{group}=[{every}] names several, of which one is possible",
             one_of + each * (bool(known) and group != "ablation"),
         )
-    for name in ("null" if name is None else str(name) for name in names):
-        if name not in known and not more:
-            raise ConfigError(f"{group}={name} is unknown", one_of)
+    for name in names:
+        no_name = name is None or isinstance(name, list | dict)
+        if no_name or (str(name) not in known and not more):
+            shown = "null" if name is None else name
+            raise ConfigError(f"{group}={shown} is unknown", one_of)
 
 
 def of_saved(overrides: Sequence[str]) -> list[str]:

@@ -377,11 +377,15 @@ def test_an_arm_that_cannot_be_is_refused_before_anything_is_trained(
         ("optim.lr=-1", "arm none: optim.lr"), ("x=1", "arm none: .*x"),
         ("optim=null", "arm none: optim=null selects none"),
         ("optim=[]", r"arm none: optim=\[\] selects none"),
+        ("task=[detection,null]", "arm none: task=null is unknown"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             ablate(sweep, [word], launch)
     sweep.ablation.tasks = {"add": ["caption"]}
     with pytest.raises(ConfigError, match=r"arm add: ablation\.tasks compares it by caption"):
+        ablate(sweep, (), launch)
+    sweep.ablation.tasks = {"add": []}
+    with pytest.raises(ConfigError, match=r"arm add: ablation\.tasks compares it by none"):
         ablate(sweep, (), launch)
     sweep.ablation.tasks = {}
     sweep.ablation.test = "nowhere"

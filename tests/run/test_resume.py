@@ -21,6 +21,16 @@ from unified.data.datamodule import DataModule
 from unified.errors import ConfigError
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def at_step(state: dict[str, Any], step: int, of_loop: bool = False) -> None:
+    """What says how many steps were made says another number."""
+    state["global_step"] = state["lr_schedulers"][0]["last_epoch"] = step
+    if of_loop:
+        loop = state["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]
+        loop["optimizer"]["step"]["total"]["completed"] = step
+
+
 STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no optimiser": (lambda s: s.update(optimizer_states=None), "no state of a training"),
     "another optimiser": (lambda s: s.update(optimizer_states=[]), "no state of a training"),
@@ -45,7 +55,8 @@ STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no callbacks": (lambda s: s.pop("callbacks"), "no state of a training"),
     "no version": (lambda s: s.update({"pytorch-lightning_version": "x"}), "no state"),
     "another place of the schedule": (
-        lambda s: s["lr_schedulers"][0].update(last_epoch=0), "stands at step 0, the run at step",
+        lambda s: s["lr_schedulers"][0].update(last_epoch=0),
+        "the schedule of rates stands at step 0, the run at step",
     ),
     **{
         f"moments {name}": (
@@ -56,11 +67,32 @@ STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
             ("of no shape", {"exp_avg": torch.tensor(0.0)}, "exp_avg of parameter 0 is ()"),
             ("that are none", {"exp_avg_sq": None}, "exp_avg_sq of parameter 0 is missing"),
             ("of no number", {"step": torch.tensor(float("nan"))}, "step of parameter 0 is not"),
-            ("below zero", {"step": torch.tensor(-1.0)}, "step of parameter 0 is below zero"),
+            ("of no step", {"step": torch.tensor(0.0)}, "step of parameter 0 is below 1"),
+            ("of a later step", {"step": torch.tensor(1e30)}, "is 1e+30, the run at step"),
+            ("of another name", {"other": torch.tensor(1.0)}, "other of parameter 0 is of nothing"),
+            ("of few numbers", {"exp_avg": torch.zeros(3).to_sparse()}, "is no plain tensor"),
+            ("of none", {"exp_avg": torch.zeros(3, device="meta")}, "is no plain tensor"),
+            ("of whole numbers", {"exp_avg": torch.zeros(3, dtype=torch.int64)}, "is no plain"),
         )
     },
+    "moments below zero": (
+        lambda s: s["optimizer_states"][0]["state"][0]["exp_avg_sq"].sub_(1),
+        "exp_avg_sq of parameter 0 is below 0",
+    ),
+    "moments of a parameter that is not there": (
+        lambda s: s["optimizer_states"][0]["state"].update({9999: {"step": torch.tensor(1.0)}}),
+        "step of parameter 9999 is of nothing that learns",
+    ),
+    "the first step": (lambda s: at_step(s, 0), "error: the loop over batches stands at step"),
+    "the first step of the loop, too": (
+        lambda s: at_step(s, 0, of_loop=True), "the run at step 0, and it has 2 epochs",
+    ),
+    "another epoch": (
+        lambda s: s["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed=0),
+        "the loop over epochs stands in epoch 1, the run at step",
+    ),
     "no moments": (
-        lambda s: s["optimizer_states"][0].update(state={}), "step of parameter 0 is missing",
+        lambda s: s["optimizer_states"][0].update(state={}), "exp_avg of parameter 0 is missing",
     ),
 }  # fmt: skip
 
@@ -99,6 +131,21 @@ def test_a_state_that_is_none_is_refused(name: str, run: Path, run_command: Comm
     assert refused.returncode == 2, refused.stderr
     assert said in refused.stderr
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_results_of_a_shorter_training_go_when_a_longer_one_begins(
+    run: Path, run_command: Command
+) -> None:
+    """They say that the run is complete."""
+    code = (
+        "import sys, unified.run.train as t; t._evaluate_best = lambda *a: sys.exit(3); "
+        "sys.argv = ['unified', 'train', 'resume=run', *sys.argv[1:]]; "
+        "from unified.cli import main; main()"
+    )
+    for word, left in (("optim.lr=0.001", True), ("trainer.max_epochs=3", False)):
+        done = subprocess.run([sys.executable, "-c", code, word], cwd=run.parent, check=False)
+        assert done.returncode == 3
+        assert (run / "results.json").is_file() == left
 
 
 def test_tasks_in_another_order_are_refused(run: Path, run_command: Command) -> None:
@@ -239,15 +286,15 @@ def test_a_refused_start_leaves_the_empty_folder_that_was_given(
     assert not list((tmp_path / "mine").iterdir())
 
 
-@pytest.mark.parametrize("weighting", ["dwa", "balance"])
-def test_what_a_weighting_has_learnt_goes_on(
-    small: list[str], run_command: Command, tmp_path: Path, weighting: str
+@pytest.mark.parametrize(("weighting", "optim"), [("dwa", "sgd"), ("balance", "adamw")])
+def test_what_weighting_and_optimiser_have_learnt_goes_on(
+    small: list[str], run_command: Command, tmp_path: Path, weighting: str, optim: str
 ) -> None:
-    """Its numbers are saved beside averaged weights, and read again."""
+    """Their numbers are saved beside averaged weights, and read again."""
     tasks = "task=[detection,classification]"
     run_command(
-        "train", *small, tasks, f"weighting={weighting}", "trainer=smoke", "logger=none",
-        "out=run", cwd=tmp_path,
+        "train", *small, tasks, f"weighting={weighting}", f"optim={optim}", "trainer=smoke",
+        "logger=none", "out=run", cwd=tmp_path,
     )  # fmt: skip
     run_command("train", "resume=run", "trainer.max_epochs=3", cwd=tmp_path)
     with (tmp_path / "run" / "metrics.csv").open() as file:

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from unified.checkpoint import network_of, read_checkpoint
+from unified.checkpoint import config_of, network_of, read_checkpoint
 from unified.errors import ConfigError, DataError
 from unified.implicit.bank import codes_of
-from unified.weights import start_from
+from unified.run.cost import flops_of, measure_cost
+from unified.weights import rebuild, start_from
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 THREE = "task=[detection,classification,embedding]"
@@ -267,6 +268,22 @@ def test_best_is_for_use_and_last_to_go_on_with(trained: Path) -> None:
     assert not any("memory" in name for name in best["state_dict"])
 
 
+def test_results_tell_of_the_network_as_it_was_trained(trained: Path) -> None:
+    """Not of the fused one, which makes the pictures."""
+    results = json.loads((trained / "results.json").read_text())
+    state = read_checkpoint(trained)
+    config = config_of(trained, state)
+    model, _ = rebuild(state, config)
+
+    def size() -> tuple[int, int]:
+        cost = measure_cost(model, config.data.image_size)
+        return sum(p.numel() for p in model.parameters()), flops_of(cost)
+
+    assert (results["parameters"], results["flops"]) == size()
+    model.fuse()
+    assert (results["parameters"], results["flops"]) != size()
+
+
 def test_every_code_of_the_file_is_in_the_network(trained: Path, make: Callable) -> None:
     """The test of new codes above would be empty if there were none."""
     assert list(codes_of(make(THREE).model))
@@ -287,3 +304,5 @@ def test_a_training_that_fails_ends_with_its_workers(small: list[str], tmp_path:
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "is not finite" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "is killed by signal" not in done.stderr

@@ -62,7 +62,9 @@ def test_every_two_tasks_learn_together(make: Callable, pair: tuple[str, str]) -
 def test_all_nine_are_one_experiment(make: Callable, experiment: str) -> None:
     made = make(f"experiment={experiment}")
     assert set(made.tasks) == set(NEEDS)
-    assert made.config.optim.trunk_lr == 1, "a faster trunk is `optim=adamw_joint`, for small images"
+    assert made.config.optim.trunk_lr == 1, (
+        "a faster trunk is `optim=adamw_joint`, for small images"
+    )
     assert made.config.weighting.kind == "balance"
     assert made.config.weighting.tasks == {"detection": 4, "embedding": 2, "caption": 2}
     others = make(f"experiment={experiment}", "optim=adamw_joint", "weighting=fixed").config

@@ -9,7 +9,9 @@ import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Any
+from weakref import WeakSet
 
 import cv2
 import lightning.pytorch as pl
@@ -249,7 +251,7 @@ class Loader(DataLoader[Any]):
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        threads = cv2.getNumThreads()
+        threads, others = cv2.getNumThreads(), set(multiprocessing.active_children())
         if self.num_workers:
             cv2.setNumThreads(1)
             atexit.unregister(_end_workers)
@@ -259,6 +261,7 @@ class Loader(DataLoader[Any]):
         finally:
             if self.num_workers:
                 cv2.setNumThreads(threads)
+                WORKERS.update(set(multiprocessing.active_children()) - others)
 
 
 class Reported(Dataset[Any]):
@@ -317,11 +320,16 @@ PATIENCE = 60
 """Seconds that a worker has to be ended by its parent, once it was told to end."""
 
 
+WORKERS: WeakSet[BaseProcess] = WeakSet()
+"""Processes that load for this one."""
+
+
 def _end_workers() -> None:
     """When the process ends, by an error, too, so do those that load for it: at once."""
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for each that is gone
+    for worker in WORKERS:
+        if worker.is_alive():
+            worker.kill()
 
 
 def _obedient(worker: int) -> None:

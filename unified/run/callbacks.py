@@ -65,11 +65,12 @@ class RampedEMA(WeightAveraging):
 class SavedConfig(Callback):
     """`config.yaml`, before anything else of a run.
 
-    That of a run that is resumed changes when training begins: a refusal leaves it as it was.
+    That of a run that is resumed changes when training begins: a refusal leaves it as it was. Then
+    what was said of the shorter training is no longer true, and goes.
     """
 
-    def __init__(self, file: Path, text: str) -> None:
-        self.file, self.text = file, text
+    def __init__(self, file: Path, text: str, results: Path) -> None:
+        self.file, self.text, self.results = file, text, results
 
     def write_first(self) -> None:
         """Of a new run."""
@@ -79,6 +80,7 @@ class SavedConfig(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             self._write()
+            self.results.unlink(missing_ok=True)
 
     def _write(self) -> None:
         with whole(self.file) as file:

@@ -71,7 +71,8 @@ def refuse_impossible(plan: AblationConfig, jobs: Sequence[Job]) -> None:
             try:
                 composed[job.arm] = validate(_composed(job.words))
                 refuse_foreign("its best.ckpt", plain(composed[job.arm]), composed[job.arm].trust)
-                _refuse_absent(plan.tasks.get(job.arm, ()), composed[job.arm])
+                if job.arm in plan.tasks:
+                    _refuse_absent(plan.tasks[job.arm], composed[job.arm])
                 _refuse_unbuilt(composed[job.arm])
                 _refuse_without(job.test, composed[job.arm])
             except (ConfigError, DataError) as error:
@@ -80,7 +81,9 @@ def refuse_impossible(plan: AblationConfig, jobs: Sequence[Job]) -> None:
 
 
 def _refuse_absent(tasks: Sequence[str], config: Config) -> None:
-    """An arm is compared by what it learns."""
+    """An arm is compared by what it learns, and by something."""
+    if not tasks:
+        raise ConfigError("ablation.tasks compares it by none", f"use {', '.join(config.task)}")
     for task in tasks:
         if task not in config.task:
             raise ConfigError(

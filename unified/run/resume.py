@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import msgspec
 import torch
 
-from unified.checkpoint import ABOUT, read_checkpoint
+from unified.checkpoint import ABOUT, is_held, read_checkpoint
 from unified.errors import ConfigError, DataError
 from unified.files import refuse_links_out
 from unified.module import UnifiedModule
@@ -51,7 +51,10 @@ class Schedule(msgspec.Struct):
 class Passed(msgspec.Struct):
     """How many epochs came to which point."""
 
+    ready: Number
+    started: Number
     processed: Number
+    completed: Number
 
 
 class Epochs(msgspec.Struct):
@@ -60,10 +63,35 @@ class Epochs(msgspec.Struct):
     current: Passed
 
 
+class Completed(msgspec.Struct):
+    """How many steps were made."""
+
+    completed: Number
+
+
+class Stepped(msgspec.Struct):
+    """Those of the whole training."""
+
+    total: Completed
+
+
+class Stepping(msgspec.Struct):
+    """What an optimiser did."""
+
+    step: Stepped
+
+
+class Optimization(msgspec.Struct):
+    """State of the loop over steps."""
+
+    optimizer: Stepping
+
+
 class FitLoop(msgspec.Struct):
     """State of the loop over epochs."""
 
     epoch_progress: Epochs
+    steps: Optimization = msgspec.field(name="epoch_loop.automatic_optimization.optim_progress")
 
 
 class Loops(msgspec.Struct):
@@ -145,8 +173,23 @@ def refuse_another(state: Mapping[str, Any], module: UnifiedModule) -> None:
             "leave out changes of weighting and of what tasks keep, or start a new run with "
             "weights=RUN",
         )
-    steps = state["global_step"]
-    epochs = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    training = msgspec.convert(state, Training)
+    _refuse_another_place(training, module)
+    if list(saved) != list(own):
+        raise ConfigError(
+            "the tasks stand in another order than in the state of the training",
+            "restore config.yaml: the optimiser knows parameters by their order",
+        )
+    optimizer = state["optimizer_states"][0]
+    _refuse_other_groups(optimizer, module)
+    if training.global_step or optimizer["state"]:
+        _refuse_other_moments(optimizer["state"], training.global_step, module)
+
+
+def _refuse_another_place(training: Training, module: UnifiedModule) -> None:
+    """All that counts epochs and steps counts the same, and not beyond the end."""
+    fit, steps = training.loops.fit_loop, training.global_step
+    epochs = fit.epoch_progress.current.processed
     for key, behind in (("epochs", epochs), ("steps", steps)):
         limit = module.config.trainer.get(f"max_{key}")
         if limit is not None and -1 < limit < behind:
@@ -154,20 +197,18 @@ def refuse_another(state: Mapping[str, Any], module: UnifiedModule) -> None:
                 f"trainer.max_{key}={limit}, and the run has {behind} {key} behind it",
                 "raise it, or start a new run with weights=RUN",
             )
-    place = state["lr_schedulers"][0]["last_epoch"]
-    if place != steps:
+    places = {
+        "the schedule of rates": training.lr_schedulers[0].last_epoch,
+        "the loop over batches": fit.steps.optimizer.step.total.completed,
+    }
+    others = [f"{who} stands at step {at}" for who, at in places.items() if at != steps]
+    if epochs not in (training.epoch, training.epoch + 1):  # within that epoch, or behind it
+        others.append(f"the loop over epochs stands in epoch {training.epoch}")
+    if others or steps < epochs:
         raise ConfigError(
-            f"the schedule of rates stands at step {place}, the run at step {steps}",
+            ", ".join([*others, f"the run at step {steps}, and it has {epochs} epochs behind it"]),
             "the state is damaged: start a new run with weights=RUN",
         )
-    if list(saved) != list(own):
-        raise ConfigError(
-            "the tasks stand in another order than in the state of the training",
-            "restore config.yaml: the optimiser knows parameters by their order",
-        )
-    _refuse_other_groups(state["optimizer_states"][0], module)
-    if steps:
-        _refuse_other_moments(state["optimizer_states"][0]["state"], module)
 
 
 def _refuse_other_groups(state: Mapping[str, Any], module: UnifiedModule) -> None:
@@ -190,32 +231,45 @@ def _refuse_other_groups(state: Mapping[str, Any], module: UnifiedModule) -> Non
         )
 
 
-def _refuse_other_moments(state: Mapping[int, Mapping[str, Any]], module: UnifiedModule) -> None:
+def _refuse_other_moments(
+    state: Mapping[int, Mapping[str, Any]], steps: int, module: UnifiedModule
+) -> None:
     """An optimiser computes with what it has seen of each parameter, and asks nothing before."""
     parameters = [p for group in module.parameter_groups() for p in group["params"]]
     names = MOMENTS[module.config.optim.name]
-    for index, parameter in enumerate(parameters):
-        moments = state.get(index, {})
-        for name in names if parameter.requires_grad else ():
-            wrong = _wrong(name, moments.get(name), parameter)
-            if wrong:
-                raise ConfigError(
-                    f"the optimiser's {name} of parameter {index} {wrong}",
-                    "the state is damaged: start a new run with weights=RUN",
-                )
+    known = {(i, name) for i, p in enumerate(parameters) if p.requires_grad for name in names}
+    saved = {(i, name): value for i, own in state.items() for name, value in own.items()}
+    for index, name in sorted(known | saved.keys()):
+        if (index, name) not in known:
+            wrong: str | None = "is of nothing that learns"
+        elif name == "step":
+            wrong = _wrong(saved.get((index, name)), torch.Size(()), lowest=1, highest=steps)
+        else:
+            lowest = 0 if name == "exp_avg_sq" else None
+            wrong = _wrong(saved.get((index, name)), parameters[index].shape, lowest=lowest)
+        if wrong:
+            raise ConfigError(
+                f"the optimiser's {name} of parameter {index} {wrong}",
+                "the state is damaged: start a new run with weights=RUN",
+            )
 
 
-def _wrong(name: str, value: Any, parameter: torch.Tensor) -> str | None:
-    """Why a moment cannot be that of a parameter."""
-    if not isinstance(value, torch.Tensor):
+def _wrong(
+    value: Any, shape: torch.Size, *, lowest: int | None, highest: int | None = None
+) -> str | None:
+    """Why it cannot be what an optimiser has seen of a parameter."""
+    if value is None:
         return "is missing"
-    shape = torch.Size(()) if name == "step" else parameter.shape
+    if not is_held(value) or not value.is_floating_point():
+        return "is no plain tensor of numbers"
     if value.shape != shape:
         return f"is {tuple(value.shape)}, the parameter {tuple(shape)}"
-    if not value.is_floating_point() or not value.isfinite().all():
+    if not value.isfinite().all():
         return "is not finite"
-    if name in ("step", "exp_avg_sq") and (value < 0).any():
-        return "is below zero"
+    if lowest is not None and (value < lowest).any():
+        return f"is below {lowest}"
+    if highest is not None and (value > highest).any():
+        return f"is {value.max():g}, the run at step {highest}"
     return None
 
 

@@ -34,7 +34,7 @@ from unified.run.cost import peak_memory
 from unified.run.diagnostics import Diagnostics
 from unified.run.folder import abandon, claimed, fresh_folder, refuse_full
 from unified.run.history import History, RowBeforeCheckpoint
-from unified.run.report import opening, report
+from unified.run.report import RESULTS, opening, report
 from unified.run.resume import TellChanges, last_of, refuse_another
 from unified.run.stop import StopOnSignal
 from unified.run.trainer import make_trainer, validate
@@ -61,7 +61,9 @@ def train(config: Config) -> dict[str, Any]:
         held.enter_context(_claim(folder))
         if _is_first() and not config.resume:
             refuse_full(str(folder))  # another run may have begun there in the meantime
-        saved = SavedConfig(folder / "config.yaml", OmegaConf.to_yaml(plain(config)))
+        saved = SavedConfig(
+            folder / "config.yaml", OmegaConf.to_yaml(plain(config)), folder / RESULTS
+        )
         try:
             state = last_of(config.resume) if config.resume else None
             if _is_first():
