@@ -110,8 +110,9 @@ Tasks do not contradict each other: of [the cosines of their gradients on the tr
 looked at every 125 steps of `balance, lr 0.008`, none is below −0.07, and embedding and captions stand at right \
 angles to all. They divide one step. What tells individuals apart, above all colour, tells no classes here; \
 [two tasks](pair.md) show what that costs. \
-The recipe is the best supported one, and no proof that joint training pays: that takes seeds, singles at the \
-trunk's rate and images that chose nothing ([`all_tasks`](ablations/all_tasks/report.md)).
+The recipe is the best supported one, and no proof that joint training pays: that took seeds, singles \
+at the trunk's rate and images that chose nothing, and says otherwise of four tasks \
+([`all_tasks`](ablations/all_tasks/report.md)).
 
 Not tried: loss weights tuned task by task, batch-norm statistics of each task, other ways of torchjd than UPGrad."""
 
