@@ -70,7 +70,7 @@ def main() -> None:
         [
             f"{results['parameters']:,} parameters, {results['code_parameters']:,} of them codes; "
             f"{results['epochs']} epochs in {results['minutes']} minutes, {results['step_seconds']:.2f} s "
-            "a step (the same cores took 0.22 s and 0.45 s at other hours); 200 held-out images whose "
+            "a step (two such cores took 0.22 s and 0.45 s at other hours); 200 held-out images whose "
             "individuals are not among those of the training images.",
             table(["task", "metric", "value", "goal"], rows),
             "Every object is small in COCO's sense at 128 px, except where M is given.",
