@@ -39,7 +39,6 @@ NINE = {
     "balance, lr 0.008": [*BALANCE, *AS_ALONE, "optim.lr=0.008", LOOKED],
     "balance, trunk's lr 0.008": [*BALANCE, *FASTER],
     "balance, detection 4": [*BALANCE, BOXES, *AS_ALONE],
-    "balance, detection 4, trunk's lr 0.008": [*BALANCE, BOXES, *FASTER],
     "balance, detection 4, embedding 2, caption 2, trunk's lr 0.012": [
         *BALANCE, BOXES, "+weighting.tasks.embedding=2", "+weighting.tasks.caption=2", "optim.trunk_lr=3",
     ],
