@@ -23,6 +23,7 @@ SWEEPS = {
     "multitask": ["ablation=multitask", *SMALL],
     "multitask_larger": [
         "ablation=multitask", *SMALL, "data.image_size=128", "ablation.seeds=[0,1,2]",
+        "~ablation.arms.jdc", "~ablation.arms.ijdc", "~ablation.against.ijdc",
     ],
     "feature_alignment": ["ablation=feature_alignment", *SMALL, "ablation.seeds=[2,3,4]"],
     "prediction_refinement": ["ablation=prediction_refinement", *SMALL, "ablation.seeds=[1,2,3]"],

@@ -73,6 +73,7 @@ STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
             ("of few numbers", {"exp_avg": torch.zeros(3).to_sparse()}, "is no plain tensor"),
             ("of none", {"exp_avg": torch.zeros(3, device="meta")}, "is no plain tensor"),
             ("of whole numbers", {"exp_avg": torch.zeros(3, dtype=torch.int64)}, "is no plain"),
+            ("of 8 bits", {"exp_avg": torch.zeros(3).to(torch.float8_e4m3fn)}, "is no plain"),
         )
     },
     "moments below zero": (
@@ -87,9 +88,15 @@ STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "the first step of the loop, too": (
         lambda s: at_step(s, 0, of_loop=True), "the run at step 0, and it has 2 epochs",
     ),
-    "another epoch": (
-        lambda s: s["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed=0),
-        "the loop over epochs stands in epoch 1, the run at step",
+    **{
+        f"another epoch, as of {', '.join(counts)}": (
+            lambda s, c=counts: s["loops"]["fit_loop"]["epoch_progress"]["current"].update(c),
+            "the loop over epochs stands in epoch 1, the run at step",
+        )
+        for counts in ({"processed": 0}, {"started": 0, "ready": 0}, {"completed": 500})
+    },
+    "no count of all epochs": (
+        lambda s: s["loops"]["fit_loop"]["epoch_progress"].pop("total"), "field `total`",
     ),
     "no moments": (
         lambda s: s["optimizer_states"][0].update(state={}), "exp_avg of parameter 0 is missing",

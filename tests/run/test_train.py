@@ -299,7 +299,7 @@ def test_a_training_that_fails_ends_with_its_workers(small: list[str], tmp_path:
     )
     words = ["task=[detection]", "trainer=smoke", "logger=none", "optim.lr=1e30", "out=run"]
     done = subprocess.run(
-        [sys.executable, "-c", code, *small, "data.workers=1", *words],
+        [sys.executable, "-c", code, *small, "data.workers=6", *words],
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr

@@ -79,8 +79,8 @@ class SavedConfig(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            self._write()
             self.results.unlink(missing_ok=True)
+            self._write()
 
     def _write(self) -> None:
         with whole(self.file) as file:

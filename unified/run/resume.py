@@ -24,6 +24,7 @@ from unified.run.report import RESULTS
 log = logging.getLogger(__name__)
 MOMENTS = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 """What each optimiser has seen of a parameter."""
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
@@ -58,9 +59,10 @@ class Passed(msgspec.Struct):
 
 
 class Epochs(msgspec.Struct):
-    """Those of this training."""
+    """Those of this training, and of it with all that it went on from."""
 
     current: Passed
+    total: Passed
 
 
 class Completed(msgspec.Struct):
@@ -189,7 +191,8 @@ def refuse_another(state: Mapping[str, Any], module: UnifiedModule) -> None:
 def _refuse_another_place(training: Training, module: UnifiedModule) -> None:
     """All that counts epochs and steps counts the same, and not beyond the end."""
     fit, steps = training.loops.fit_loop, training.global_step
-    epochs = fit.epoch_progress.current.processed
+    passed = fit.epoch_progress.current
+    epochs = passed.processed
     for key, behind in (("epochs", epochs), ("steps", steps)):
         limit = module.config.trainer.get(f"max_{key}")
         if limit is not None and -1 < limit < behind:
@@ -202,7 +205,8 @@ def _refuse_another_place(training: Training, module: UnifiedModule) -> None:
         "the loop over batches": fit.steps.optimizer.step.total.completed,
     }
     others = [f"{who} stands at step {at}" for who, at in places.items() if at != steps]
-    if epochs not in (training.epoch, training.epoch + 1):  # within that epoch, or behind it
+    begun = passed.ready == passed.started == training.epoch + 1
+    if not (begun and training.epoch <= passed.completed <= epochs <= passed.started):
         others.append(f"the loop over epochs stands in epoch {training.epoch}")
     if others or steps < epochs:
         raise ConfigError(
@@ -260,7 +264,7 @@ def _wrong(
     """Why it cannot be what an optimiser has seen of a parameter."""
     if value is None:
         return "is missing"
-    if not is_held(value) or not value.is_floating_point():
+    if not is_held(value) or value.dtype not in FLOATS:
         return "is no plain tensor of numbers"
     if value.shape != shape:
         return f"is {tuple(value.shape)}, the parameter {tuple(shape)}"
