@@ -75,6 +75,16 @@ HYPOTHESES: list[Hypothesis] = [
         "embedding at stride 16", BOTH,
         "**refuted**: it needs that level, and costs detection all the same",
     ),
+    (
+        "With more steps both are learnt", "detection alone and with embedding, seen six times",
+        "detection alone, seen six times", "with embedding, seen six times", ("detection",),
+        "**refuted**: a half is lost, of three times it was four tenths",
+    ),
+    (
+        "A larger trunk has room for both", "both in a trunk of twice the width",
+        "detection alone, trunk of twice the width", "with embedding, trunk of twice the width",
+        ("detection",), "**at most in part**: three tenths are lost instead of four",
+    ),
 ]  # fmt: skip
 
 
@@ -119,7 +129,9 @@ def main() -> None:
                 [row for found in pairs.values() for row in beside(found)],
             ),
             "## Hypotheses",
-            results(HYPOTHESES, plain | pairs[""]),
+            results(
+                HYPOTHESES, plain | {n: s for found in pairs.values() for n, s in found.items()}
+            ),
         ],
     )
 
