@@ -87,7 +87,7 @@ def compared() -> list[list[str]]:
         [what, f"{paper:+.1f}", *beside(name, found(name).get((arm, other)))]
         for what, paper, ablation, arm, other in PAPER
         for name, words in SWEEPS.items()
-        if words[0] == f"ablation={ablation}"
+        if words[0] == f"ablation={ablation}" and f"~ablation.arms.{arm}" not in words
     ]
 
 
