@@ -98,7 +98,7 @@ HYPOTHESES: list[Hypothesis] = [
 REMAINS = """## What remains
 
 Tasks do not contradict each other: of [the cosines of their gradients on the trunk](../images/gradients.png), \
-of the later half of `balance, lr 0.008`, none is below −0.10; captions, classification and embedding stand \
+of the later half of `balance, lr 0.008`, none is below −0.11; captions, classification and embedding stand \
 nearly at right angles to the others. They divide one step. What tells individuals apart, above all colour, tells no classes here; \
 [two tasks](pair.md) show what that costs. \
 The recipe is the best supported one, and no proof that joint training pays: that took seeds, singles \

@@ -62,7 +62,7 @@ HYPOTHESES: list[Hypothesis] = [
     *(
         (
             "Codes align what the tasks need" if name == "codes" else "…", name, PAIR, name, BOTH,
-            "**nothing shown** beside what chance does",
+            "**nothing shown** by one run",
         )
         for name in CHANGES if name.startswith("codes")
     ),
