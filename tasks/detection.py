@@ -33,6 +33,8 @@ from unified.trunks.features import FeatureSpec
 
 REFERENCE_SIZE = 640
 REFERENCE_CLASSES = 80
+LEVEL_BALANCE = (4.0, 1.0, 0.4, 0.1)
+"""Of the released models, of as many levels as a trunk has."""
 
 
 class Detection(Task):
@@ -45,7 +47,7 @@ class Detection(Task):
         per_level: anchors per level.
         expansion: width of the head's stem over the trunk's level.
         max_ratio: a box matches an anchor whose side ratios are all below this.
-        level_balance: weight of each level's objectness, finest first.
+        level_balance: weight of each level's objectness, finest first; None for the released ones.
         min_score: candidates below are dropped before suppression.
         max_candidates: best candidates per image that enter suppression.
         nms_iou: overlap at which the lower-scored box of a category is suppressed.
@@ -74,7 +76,7 @@ class Detection(Task):
         per_level: Count = 3,
         expansion: Positive = 2.0,
         max_ratio: Ratio = 4.0,
-        level_balance: Sequence[NonNegative] = (4.0, 1.0, 0.4),
+        level_balance: Sequence[NonNegative] | None = None,
         min_score: Share = 0.001,
         max_candidates: Count = 3000,
         nms_iou: Share = 0.65,
@@ -89,9 +91,10 @@ class Detection(Task):
         self.levels = tuple(features)
         strides = torch.tensor([level.stride for level in features.values()], dtype=torch.float32)
         self.register_buffer("strides", strides, persistent=False)
-        if len(level_balance) != len(self.levels):
+        balance = LEVEL_BALANCE[: len(self.levels)] if level_balance is None else level_balance
+        if len(balance) != len(self.levels):
             raise ConfigError(
-                f"task.detection.level_balance has {len(level_balance)} numbers, the trunk "
+                f"task.detection.level_balance has {len(balance)} numbers, the trunk "
                 f"{len(self.levels)} levels",
                 "give one number per level",
             )
@@ -101,7 +104,7 @@ class Detection(Task):
             source.sizes(data.image_size) if source else None, f"task.{self.name}",
         )  # fmt: skip
         self.head = DetectionHead(features, self.classes, start, expansion)
-        self.max_ratio, self.level_balance = max_ratio, tuple(level_balance)
+        self.max_ratio, self.level_balance = max_ratio, tuple(balance)
         self.suppression = Suppression(min_score, max_candidates, nms_iou, max_detections)
         self.evaluator = evaluator
         self.loss_weights = _scale_weights(loss_weights or {}, data.image_size, self.classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -69,6 +70,7 @@ def build(config: Config, data: DataSpec) -> UnifiedModel:
     names = order_tasks({name: _class_of(name, part) for name, part in config.task.items()})
     with _seeded(config.seed, "trunk"):
         trunk: Trunk = instantiate("trunk", nn.Module, config.trunk, image_size=data.image_size)
+    _check_size(data.image_size, trunk)
     tasks: dict[str, Task] = {}
     upstream = Upstream()
     for name in names:
@@ -86,6 +88,16 @@ def build(config: Config, data: DataSpec) -> UnifiedModel:
             fill_slots(config.implicit, heads, _decoders(config.implicit))
     model = UnifiedModel(trunk, tasks)  # type: ignore[arg-type]
     return model.to(memory_format=torch.channels_last)
+
+
+def _check_size(size: int, trunk: Trunk) -> None:
+    """Refuse inputs that the coarsest level does not divide."""
+    stride = max(level.stride for level in trunk.features.values())
+    if size % stride:
+        raise ConfigError(
+            f"data.image_size={size} is not a multiple of {stride}, the trunk's coarsest stride",
+            f"use {max(1, round(size / stride)) * stride}",
+        )
 
 
 def order_tasks(classes: TaskTypes) -> list[str]:
@@ -205,5 +217,8 @@ def _decoders(config: ImplicitConfig) -> MakeDecoders:
     assert config.decoder is not None
     key = "implicit.decoder"
     make = subclass_at(f"{key}._target_", Decoder, config.decoder.get("_target_")).of_task
-    options = checked_arguments(key, make, _arguments(config.decoder), ("widths", "neutrals"))
+    given = ("widths", "neutrals", "pool")
+    options = checked_arguments(key, make, _arguments(config.decoder), given)
+    if "pool" in inspect.signature(make).parameters:
+        options["pool"] = {}
     return partial(make, **options)

@@ -33,7 +33,8 @@ class UnifiedModel(nn.Module):
         """Run every task.
 
         Args:
-            images: (B, 3, H, W), uint8 or float in [0, 1]; H and W multiples of 32.
+            images: (B, 3, H, W), uint8 or float in [0, 1]; H and W multiples of the coarsest
+                stride.
 
         Returns:
             Task name → output name → tensor with channels on axis 1.

@@ -356,6 +356,16 @@ def test_impossible_arguments_are_refused(arguments: dict) -> None:
         make_task(**arguments)
 
 
+@pytest.mark.parametrize("levels", [1, 3, 4])
+def test_objectness_is_balanced_over_as_many_levels_as_there_are(levels: int) -> None:
+    features = {f"p{n}": Level(16, 2**n) for n in range(3, 3 + levels)}
+    task = Detection(
+        features,
+        DataSpec(64, lambda kind, space: Boxes(np.random.default_rng(0).uniform(4, 60, (99, 2)))),
+    )
+    assert task.level_balance == (4.0, 1.0, 0.4, 0.1)[:levels]
+
+
 def test_too_few_boxes_for_anchors_are_refused() -> None:
     with pytest.raises(DataError, match="anchors=auto"):
         make_task(boxes=3, anchors="auto")

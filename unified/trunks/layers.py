@@ -13,10 +13,16 @@ class ConvNormAct(nn.Module):
     """Convolution without bias, batch norm, activation: (B, C_in, H, W) → (B, C_out, H/s, W/s)."""
 
     def __init__(
-        self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, activation: str = "silu"
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        activation: str = "silu",
+        groups: int = 1,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(c_out, eps=1e-4, momentum=0.03)
         self.act = ACTIVATIONS[activation](inplace=True)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")

@@ -1,12 +1,13 @@
 """The CSP neck: CSP-SPP on the coarsest map, then a path top-down and a path bottom-up.
 
-Module order and concatenation order are those of the released YOLOR-CSP, so that its weights
+Module order and concatenation order are those of the released YOLOR models, so that their weights
 can be mapped layer by layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from torch.nn import functional as F
 
 from unified.trunks.features import Level
 from unified.trunks.layers import ConvNormAct, plain_pairs
+
+FINEST = 3
+"""The finest level is `p3`, of stride 2³."""
 
 
 class SpatialPyramidPooling(nn.Module):
@@ -61,12 +65,40 @@ class NeckBlock(nn.Module):
         return out
 
 
+class TopDown(nn.Module):
+    """A step to the finer level: its backbone map, and the coarser result at twice the size."""
+
+    def __init__(self, c_in: int, coarser: int, width: int, depth: int, activation: str) -> None:
+        super().__init__()
+        self.up = ConvNormAct(coarser, width, 1, activation=activation)
+        self.lateral = ConvNormAct(c_in, width, 1, activation=activation)
+        self.block = NeckBlock(2 * width, width, depth, activation)
+
+    def forward(self, own: Tensor, coarser: Tensor) -> Tensor:
+        up = F.interpolate(self.up(coarser), scale_factor=2.0, mode="nearest")
+        out: Tensor = self.block(torch.cat([self.lateral(own), up], 1))
+        return out
+
+
+class BottomUp(nn.Module):
+    """A step to the coarser level: the finer result at half the size, and what went down there."""
+
+    def __init__(self, finer: int, width: int, depth: int, activation: str) -> None:
+        super().__init__()
+        self.down = ConvNormAct(finer, width, 3, 2, activation=activation)
+        self.block = NeckBlock(2 * width, width, depth, activation)
+
+    def forward(self, finer: Tensor, own: Tensor) -> Tensor:
+        out: Tensor = self.block(torch.cat([self.down(finer), own], 1))
+        return out
+
+
 class CSPNeck(nn.Module):
-    """Backbone maps p3, p4, p5 → pyramid p3, p4, p5.
+    """Backbone maps, finest (stride 8) first, → pyramid p3, p4, …
 
     Args:
-        c_in: channels of the backbone's maps at strides 8, 16, 32.
-        widths: channels of the pyramid.
+        c_in: channels of the backbone's maps, each of twice the stride of the one before.
+        widths: channels of the pyramid, one per map.
         depth: (1×1, 3×3) pairs per block.
         spp_pairs: additional pairs after the pools of the CSP-SPP.
         activation: name of the activation.
@@ -81,27 +113,30 @@ class CSPNeck(nn.Module):
         activation: str = "silu",
     ) -> None:
         super().__init__()
-        (c3, c4, c5), (w3, w4, w5) = c_in, widths
-        a = activation
-        self.spp = SpatialPyramidPooling(c5, w5, spp_pairs, a)
-        self.up4 = ConvNormAct(w5, w4, 1, activation=a)
-        self.lateral4 = ConvNormAct(c4, w4, 1, activation=a)
-        self.down_path4 = NeckBlock(2 * w4, w4, depth, a)
-        self.up3 = ConvNormAct(w4, w3, 1, activation=a)
-        self.lateral3 = ConvNormAct(c3, w3, 1, activation=a)
-        self.down_path3 = NeckBlock(2 * w3, w3, depth, a)
-        self.stride4 = ConvNormAct(w3, w4, 3, 2, activation=a)
-        self.up_path4 = NeckBlock(2 * w4, w4, depth, a)
-        self.stride5 = ConvNormAct(w4, w5, 3, 2, activation=a)
-        self.up_path5 = NeckBlock(2 * w5, w5, depth, a)
-        self.features = {"p3": Level(w3, 8), "p4": Level(w4, 16), "p5": Level(w5, 32)}
+        self.features = {
+            f"p{level}": Level(width, 2**level) for level, width in enumerate(widths, FINEST)
+        }
+        names = list(self.features)
+        self.spp = SpatialPyramidPooling(c_in[-1], widths[-1], spp_pairs, activation)
+        coarser = pairwise(zip(names[::-1], c_in[::-1], widths[::-1], strict=True))
+        self.top_down = nn.ModuleDict(
+            {
+                name: TopDown(channels, above, width, depth, activation)
+                for (_, _, above), (name, channels, width) in coarser
+            }
+        )
+        self.bottom_up = nn.ModuleDict(
+            {
+                name: BottomUp(below, width, depth, activation)
+                for (_, below), (name, width) in pairwise(zip(names, widths, strict=True))
+            }
+        )
 
-    def forward(self, p3: Tensor, p4: Tensor, p5: Tensor) -> dict[str, Tensor]:
-        top5 = self.spp(p5)
-        up = F.interpolate(self.up4(top5), scale_factor=2.0, mode="nearest")
-        top4 = self.down_path4(torch.cat([self.lateral4(p4), up], 1))
-        up = F.interpolate(self.up3(top4), scale_factor=2.0, mode="nearest")
-        out3 = self.down_path3(torch.cat([self.lateral3(p3), up], 1))
-        out4 = self.up_path4(torch.cat([self.stride4(out3), top4], 1))
-        out5 = self.up_path5(torch.cat([self.stride5(out4), top5], 1))
-        return {"p3": out3, "p4": out4, "p5": out5}
+    def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
+        down = [self.spp(maps[-1])]
+        for step, own in zip(self.top_down.values(), maps[-2::-1], strict=True):
+            down.append(step(own, down[-1]))
+        pyramid = [down.pop()]
+        for step, own in zip(self.bottom_up.values(), down[::-1], strict=True):
+            pyramid.append(step(pyramid[-1], own))
+        return dict(zip(self.features, pyramid, strict=True))

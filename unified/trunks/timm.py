@@ -69,7 +69,7 @@ class TimmTrunk(nn.Module):
         maps = self.backbone((images - self.mean) / self.std)
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
-        pyramid: dict[str, Tensor] = self.neck(*maps)
+        pyramid: dict[str, Tensor] = self.neck(maps)
         return pyramid
 
 
