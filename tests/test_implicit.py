@@ -14,13 +14,26 @@ from unified.bounds import checked
 from unified.errors import ConfigError
 from unified.implicit.bank import codes_of, fill_slots, neutralise
 from unified.implicit.config import ImplicitConfig, PerTask
+from unified.implicit.coordinates import Coordinates
 from unified.implicit.decoder import Decoder
+from unified.implicit.equilibrium import Equilibrium
 from unified.implicit.factorization import Factorization
+from unified.implicit.memory import Memory
 from unified.implicit.network import Network
+from unified.implicit.operators import OPERATORS
+from unified.implicit.sparse import Sparse
 from unified.implicit.vector import Vector
 from unified.slots import Slot
 
-DECODERS = {"vector": Vector, "network": Network, "factorization": Factorization}
+DECODERS = {
+    "vector": Vector.of_task,
+    "network": Network.of_task,
+    "factorization": Factorization.of_task,
+    "sparse": Sparse.of_task,
+    "memory": Memory.of_task,
+    "equilibrium": Equilibrium.of_task,
+    "coordinates": Coordinates.of_task,
+}
 ARMS = [
     "implicit=vector",
     "implicit=network",
@@ -30,7 +43,15 @@ ARMS = [
     "implicit=vector implicit.align=mul implicit.refine=add",
     "implicit=vector implicit.align=concat",
     "implicit=network implicit.align=concat implicit.refine=none",
+    "implicit=sparse implicit.align=affine",
+    "implicit=vector implicit.align=none implicit.refine=affine",
+    "implicit=sparse implicit.decoder.shared=true implicit.decoder.l1=0.001",
+    "implicit=memory implicit.align=rotate implicit.refine=rotate",
+    "implicit=memory implicit.decoder.shared=true",
+    "implicit=equilibrium",
 ]
+VARYING = ["implicit=coordinates", "implicit=coordinates implicit.align=concat"]
+"""Of representations that differ from place to place."""
 
 
 class Places(nn.Module):
@@ -76,7 +97,7 @@ def test_no_codes_add_no_key(make: Callable) -> None:
     assert all(".code." in key for key in extra)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", [*ARMS, *VARYING])
 def test_neutral_codes_are_the_network_without_codes(make: Callable, arm: str) -> None:
     plain = make("implicit=none").model.eval()
     coded = make(*arm.split()).model.eval()
@@ -85,7 +106,7 @@ def test_neutral_codes_are_the_network_without_codes(make: Callable, arm: str) -
         assert_same(plain(images()), coded(images()))
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", [*ARMS, *VARYING])
 def test_codes_hardly_change_the_output_at_the_start(make: Callable, arm: str) -> None:
     # In training mode on real input, as in step 0: batch norm gives features their working size.
     plain = make("implicit=none")
@@ -115,7 +136,9 @@ def test_a_head_starts_alike_whatever_else_takes_part(make: Callable) -> None:
 
 
 @pytest.mark.parametrize(
-    "arm", ["implicit=vector", "implicit=network implicit.decoder.shared=true"]
+    "arm",
+    ["implicit=vector", "implicit=network implicit.decoder.shared=true"]
+    + [f"implicit={name}" for name in ("sparse", "memory", "equilibrium", "coordinates")],
 )
 def test_codes_learn_from_their_own_task_only(make: Callable, arm: str) -> None:
     model = make(*arm.split()).model
@@ -155,11 +178,11 @@ def test_sizes_of_codes_follow_the_paper() -> None:
     assert shared["b", "align.pooled"].z.shape == (24,)
 
 
-@pytest.mark.parametrize("decoder", ["vector", "network", "factorization"])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_decoded_codes_start_with_the_given_spread(decoder: str) -> None:
     torch.manual_seed(0)
     for mean in (0.0, 1.0):
-        (one,) = DECODERS[decoder].of_task([4096], [mean])
+        (one,) = DECODERS[decoder]([4096], [mean])
         decoded = one(None)
         assert abs(float(decoded.mean()) - mean) < 0.02
         assert 0.012 < float(decoded.std()) < 0.03
@@ -167,14 +190,118 @@ def test_decoded_codes_start_with_the_given_spread(decoder: str) -> None:
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_decoders_keep_their_contract(decoder: str) -> None:
-    like = torch.zeros(2, 6, 4, 4)
-    for one, neutral in zip(DECODERS[decoder].of_task([6, 3], [0.0, 1.0]), (0.0, 1.0), strict=True):
-        assert one.constant
-        assert one(like).shape == one(None).shape
+    like = torch.zeros(2, 6, 4, 5)
+    widths, neutrals = (6, 3), (0.0, 1.0)
+    decoders = DECODERS[decoder](widths, neutrals)
+    for one, width, neutral in zip(decoders, widths, neutrals, strict=True):
+        if one.constant:
+            assert one(like).shape == one(None).shape == (width,)
+        else:
+            assert one(like).shape == (1, width, 4, 5)
+            assert one(like[..., 0, 0]).shape == (1, width)
         one.neutralise()
-        assert (one(None) == neutral).all()
+        assert (one(like) == neutral).all()
         assert one.flops(like) >= 0
         assert one.penalty() is None
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_operators_keep_their_contract(operator: str) -> None:
+    """Neutral to the bit, the same as its matrix and shift, and for codes that vary, too."""
+    one = OPERATORS[operator](6)
+    feature, neutral = torch.randn(2, 6, 4, 4), torch.full((6 * one.parts,), one.neutral)
+    with torch.no_grad():
+        assert torch.equal(one(feature, neutral), feature)
+        for parameter in one.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        code = neutral + torch.randn(6 * one.parts)
+        scale, shift = one.affine(code)
+        matrix = torch.diag(scale) if scale.ndim == 1 else scale
+        expected = torch.einsum("dc,bchw->bdhw", matrix, feature) + shift[:, None, None]
+        torch.testing.assert_close(one(feature, code), expected)
+        everywhere = code[None, :, None, None].expand(1, -1, 4, 4)
+        torch.testing.assert_close(one(feature, everywhere), expected)
+        torch.testing.assert_close(one(feature[..., 0, 0], code), expected[..., 0, 0])
+    assert one.flops(feature) > 0
+
+
+def test_a_rotation_keeps_lengths_whatever_it_learns() -> None:
+    one = OPERATORS["rotate"](16)
+    optimizer = torch.optim.SGD(one.parameters(), 1.0)
+    x, goal = torch.randn(32, 16), torch.randn(32, 16)
+    for _ in range(3):
+        (one(x, torch.zeros(16)) - goal).square().mean().backward()
+        optimizer.step()
+    turned = one(x, torch.zeros(16))
+    assert (turned - x).abs().max() > 0.1
+    torch.testing.assert_close(turned.norm(dim=1), x.norm(dim=1))
+
+
+def test_a_sparse_code_is_of_few_atoms_and_may_choose_others() -> None:
+    one, other = Sparse.of_task([6, 6], [0.0, 0.0], pool={}, atoms=10, keep=2, shared=True)
+    assert one.atoms is other.atoms
+    with torch.no_grad():
+        one.z[:] = torch.tensor([3.0, *[0.5] * 8, -2])
+        torch.testing.assert_close(one(None), (3 * one.atoms[0] - 2 * one.atoms[9]) / 2**0.5)
+    one(None).sum().backward()
+    assert (one.z.grad != 0).all(), "an atom that is not chosen could never be"
+    assert ((one.atoms.grad != 0).any(1).nonzero().flatten() == torch.tensor([0, 9])).all()
+    (penalised,) = Sparse.of_task([6], [0.0], atoms=10, l1=0.5)
+    torch.testing.assert_close(penalised.penalty(), 0.5 * penalised.z.abs().mean())
+
+
+def test_a_new_task_of_a_shared_memory_moves_no_old_one() -> None:
+    pool: dict = {}
+    (old,) = Memory.of_task([6], [0.0], shared=True, pool=pool)
+    before = old(None).detach()
+    (new,) = Memory.of_task([6], [0.0], shared=True, pool=pool)
+    assert [id(e) for e in new.entries][:1] == [id(e) for e in old.entries]
+    with torch.no_grad():
+        for parameter in (new.z, *new.entries[1].parameters()):
+            parameter.add_(1.0)
+    assert torch.equal(old(None), before)
+    new(None).sum().backward()
+    assert (old.entries[0].values.grad != 0).any(), "it reads what the old task knows"
+
+
+@pytest.mark.parametrize("rho", [0.3, 0.95])
+def test_an_equilibrium_is_one_and_has_its_gradient(rho: float) -> None:
+    torch.manual_seed(0)
+    (one,) = Equilibrium.of_task([6], [0.0], latent=5, rho=rho)
+    one.double()
+    with torch.no_grad():
+        one.weight.copy_(torch.outer(torch.ones(5), torch.ones(5)))  # as far as ρ reaches
+        one.z.mul_(0.01)
+    weight = rho * one.weight / one.weight.norm()
+    h = one.fixed_point()
+    torch.testing.assert_close(h, torch.tanh(weight @ h + one.z), rtol=0, atol=1e-6)
+    unrolled = torch.zeros_like(one.z)
+    for _ in range(500):
+        unrolled = torch.tanh(weight @ unrolled + one.z)
+    goal = torch.randn(5, dtype=torch.float64)
+    for parameter in (one.z, one.weight):
+        (ours,) = torch.autograd.grad(h @ goal, parameter, retain_graph=True)
+        (theirs,) = torch.autograd.grad(unrolled @ goal, parameter, retain_graph=True)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_coordinates_know_where_they_are() -> None:
+    (one,) = Coordinates.of_task([3], [0.0])
+    small, large = one(torch.zeros(1, 3, 4, 4)), one(torch.zeros(1, 3, 12, 12))
+    assert small[0, 0].std() > 0
+    # Centres of cells: those of every third cell of the larger are those of the smaller.
+    torch.testing.assert_close(large[..., 1::3, 1::3], small)
+
+
+@pytest.mark.parametrize("arm", VARYING)
+def test_what_varies_is_not_folded(make: Callable, arm: str) -> None:
+    model = make(*arm.split()).model.eval()
+    with torch.no_grad():
+        before, after = model(images()), copy.deepcopy(model).fuse()(images())
+    assert list(codes_of(model.fuse()))
+    for task, outputs in before.items():
+        for name, tensor in outputs.items():
+            torch.testing.assert_close(after[task][name], tensor, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("arm", ["implicit=none", *ARMS])
@@ -248,7 +375,7 @@ def test_a_layer_without_bias_gets_one(place: str) -> None:
     ("arguments", "said"),
     [
         ({"refine": "concat"}, "implicit.refine=concat"),
-        ({"align": "rotate"}, "implicit.align=rotate"),
+        ({"align": "bend"}, "implicit.align=bend"),
         ({"per_task": {"a": {"refine": "concat"}}}, "implicit.per_task.a.refine=concat"),
         ({"per_task": {"a": {"sigma": 1}}}, "sigma"),
         ({"per_task": {"c": {"align": "mul"}}}, "'c'"),

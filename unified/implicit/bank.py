@@ -65,7 +65,7 @@ def fill_slots(config: ImplicitConfig, heads: Mapping[str, nn.Module], make: Mak
         ]
         if not chosen:
             continue
-        widths = [slot.width for slot, _ in chosen]
+        widths = [slot.width * OPERATORS[operator].parts for slot, operator in chosen]
         decoders = make(widths, [OPERATORS[operator].neutral for _, operator in chosen])
         for (slot, operator), decoder in zip(chosen, decoders, strict=True):
             slot.code = Code(decoder, OPERATORS[operator](slot.width))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-Align = Literal["none", "add", "mul", "concat"]
-Refine = Literal["none", "add", "mul"]
+Align = Literal["none", "add", "mul", "affine", "rotate", "concat"]
+Refine = Literal["none", "add", "mul", "affine", "rotate"]
 """No concatenation: it would change the width of a head's output."""
 
 PLACES = ("align", "refine")
@@ -27,8 +27,8 @@ class ImplicitConfig:
 
     Attributes:
         decoder: `_target_` and options of a `Decoder`; null is the arm without codes.
-        align: operator before a head's last layer: add, mul, concat or none.
-        refine: operator on a head's outputs: mul, add or none.
+        align: operator before a head's last layer: add, mul, affine, rotate, concat or none.
+        refine: operator on a head's outputs: mul, add, affine, rotate or none.
         sites: glob patterns of the slots to fill, as `align.p3` or `refine.*`.
         per_task: task name → overrides of align, refine and sites.
     """

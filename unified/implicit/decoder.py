@@ -26,7 +26,8 @@ class Decoder(nn.Module):
     def of_task(cls, widths: Sequence[int], neutrals: Sequence[float]) -> list[Self]:
         """The decoders of all slots of one task, which may share what they like.
 
-        A subclass adds options of its own; they are what `implicit.decoder` may say.
+        A subclass adds options of its own; they are what `implicit.decoder` may say. One that takes
+        `pool`, a dict, finds there what it left of the tasks before, which it may share.
 
         Args:
             widths: channels of each slot.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import orthogonal
 
 
 class Operator(nn.Module):
@@ -15,9 +16,11 @@ class Operator(nn.Module):
 
     Attributes:
         neutral: the code that leaves every feature as it is, 0 or 1 in each channel.
+        parts: numbers of the code per channel; it has `parts` times C.
     """
 
     neutral: float
+    parts: int = 1
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -55,11 +58,55 @@ class Mul(Operator):
         return code, torch.zeros_like(code)
 
 
+class Affine(Operator):
+    """x · (1 + scale) + shift: scales and translates, by the two halves of the code."""
+
+    neutral = 0.0
+    parts = 2
+
+    def forward(self, feature: Tensor, code: Tensor) -> Tensor:
+        scale, shift = (_over_channels(half, feature) for half in _halves(code))
+        return feature * (1 + scale) + shift
+
+    def affine(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        scale, shift = _halves(code)
+        return 1 + scale, shift
+
+    def flops(self, feature: Tensor) -> int:
+        return 2 * feature.numel()
+
+
+class Rotate(Operator):
+    """Q x + code: turns the feature space by an orthogonal matrix of the slot, then translates it.
+
+    Q starts as the identity (Cayley map).
+    """
+
+    neutral = 0.0
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.turn = orthogonal(nn.Linear(width, width, bias=False), orthogonal_map="cayley")
+        self.turn.weight = torch.eye(width)  # type: ignore[assignment]
+
+    def forward(self, feature: Tensor, code: Tensor) -> Tensor:
+        matrix, _ = self.affine(code)
+        return _projected(feature, matrix) + _over_channels(code, feature)
+
+    def affine(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        matrix = self.turn.weight
+        assert isinstance(matrix, Tensor)
+        return matrix, code
+
+    def flops(self, feature: Tensor) -> int:
+        width = feature.shape[1]
+        return 2 * width * feature.numel() + 4 * width**3
+
+
 class Concat(Operator):
     """[x; code] projected back to the width of x.
 
-    The code is the same at every position, so its part of the 1×1 projection is a bias:
-    nothing is ever concatenated in memory.
+    Each has its part of the 1×1 projection: nothing is ever concatenated in memory.
     """
 
     neutral = 0.0
@@ -71,10 +118,10 @@ class Concat(Operator):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, feature: Tensor, code: Tensor) -> Tensor:
-        weight, shift = self.affine(code)
-        if feature.ndim == 2:
-            return F.linear(feature, weight, shift)
-        return F.conv2d(feature, weight[:, :, None, None], shift)
+        if code.ndim > 1:
+            own = _projected(feature, self.feature_weight, self.bias)
+            return own + _projected(code, self.code_weight)
+        return _projected(feature, *self.affine(code))
 
     def affine(self, code: Tensor) -> tuple[Tensor, Tensor]:
         return self.feature_weight, self.code_weight @ code + self.bias
@@ -83,10 +130,28 @@ class Concat(Operator):
         return 2 * feature.shape[1] * feature.numel()
 
 
+def _projected(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(B, C, …) times (D, C), at every position: (B, D, …)."""
+    if x.ndim == 2:
+        return F.linear(x, weight, bias)
+    return F.conv2d(x, weight[:, :, None, None], bias)
+
+
+def _halves(code: Tensor) -> tuple[Tensor, Tensor]:
+    first, second = code.chunk(2, 0 if code.ndim == 1 else 1)
+    return first, second
+
+
 def _over_channels(code: Tensor, feature: Tensor) -> Tensor:
     """(C,) shaped to broadcast along axis 1 of `feature`; other shapes broadcast already."""
     return code.view(1, -1, *([1] * (feature.ndim - 2))) if code.ndim == 1 else code
 
 
-OPERATORS: dict[str, type[Operator]] = {"add": Add, "mul": Mul, "concat": Concat}
+OPERATORS: dict[str, type[Operator]] = {
+    "add": Add,
+    "mul": Mul,
+    "affine": Affine,
+    "rotate": Rotate,
+    "concat": Concat,
+}
 """What `implicit.align` and `implicit.refine` may say."""
