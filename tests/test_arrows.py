@@ -24,8 +24,8 @@ ALLOWED = {
 FLOORS = (
     "errors", "files", "bounds", "trust", "arrays", "classes", "rle", "view", "canvas", "slots",
     "kinds", "batch", "task", "implicit", "trunks", "ops", "model", "metrics", "data",
-    "weighting", "guard", "means", "ablation", "schema", "build", "checkpoint", "weights", "module",
-    "inference", "overrides", "run", "saved", "help", "cli",
+    "weighting", "guard", "means", "ablation", "schema", "build", "checkpoint", "weights",
+    "released", "module", "inference", "overrides", "run", "saved", "help", "cli",
 )  # fmt: skip
 """Rooms of `unified`, from the top; each imports what stands above it."""
 READERS = ("kinds", "data/coco", "data/shapes", "metrics")

@@ -60,7 +60,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"checkpoint {path} does not exist", "give a run's best.ckpt or last.ckpt")
     try:
-        _refuse_damaged(path)
+        refuse_damaged(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         # What comes after its first sentence is advice to load it without safety.
@@ -75,7 +75,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def _refuse_damaged(path: Path) -> None:
+def refuse_damaged(path: Path) -> None:
     """Compare the sums that a checkpoint holds of its parts, which torch does not.
 
     Parts that grow when they are read, which torch does not write, are refused, too.

@@ -1,4 +1,4 @@
-"""`unified train | eval | predict | info | ablate`, everything else in Hydra's override syntax."""
+"""`unified COMMAND`, everything else in Hydra's override syntax."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ unified: one network learns many vision tasks at once, with implicit knowledge (
   unified predict ckpt=RUN/best.ckpt source=IMAGE|FOLDER|GLOB out=FOLDER
   unified info    [overrides]                     parameters and FLOPs by trunk, heads, codes
   unified ablate  ablation=NAME [overrides]       train arms with several seeds, and compare
+  unified import  weights=FILE.pt out=FOLDER      take over a released YOLOR checkpoint
 
 examples
   unified train                                   three tasks with codes on generated shapes
@@ -57,6 +58,7 @@ COMMANDS = {
     "predict": "unified.run.predict.predict",
     "info": "unified.run.info.info",
     "ablate": "unified.run.ablate.ablate",
+    "import": "unified.run.importer.import_released",
 }
 ABOUT = {
     "train": "Train and evaluate, and leave a run folder.",
@@ -64,13 +66,15 @@ ABOUT = {
     "predict": "Pictures and predictions.json for an image, a folder or a glob.",
     "info": "Parameters and FLOPs by trunk, heads and codes.",
     "ablate": "Train every arm of an ablation with every seed, and compare.",
+    "import": "A checkpoint of the released YOLOR detectors becomes RUN/best.ckpt.",
 }
 USED_BY = {
     "resume": ("train",),
-    "weights": ("train",),
+    "weights": ("train", "import"),
+    "names": ("import",),
     "ckpt": ("eval", "predict", "info"),
     "source": ("predict",),
-    "out": ("train", "eval", "predict", "ablate"),
+    "out": ("train", "eval", "predict", "ablate", "import"),
     "diagnose_every_n_steps": ("train", "ablate"),
     "ablation": ("ablate",),
 }

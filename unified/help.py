@@ -21,13 +21,14 @@ from unified.errors import ConfigError
 from unified.schema import Config
 
 GROUPS = {
-    "train": ("task", "trunk", "implicit", "data", "augment", "optim", "weighting", "trainer",
-              "logger"),
+    "train": ("task", "trunk", "block", "implicit", "data", "augment", "optim", "weighting",
+              "trainer", "logger"),
     "eval": ("data", "task", "trainer"),
     "predict": ("task",),
-    "info": ("task", "trunk", "implicit", "data"),
-    "ablate": ("ablation", "task", "trunk", "implicit", "data", "augment", "optim", "weighting",
-               "trainer"),
+    "info": ("task", "trunk", "block", "implicit", "data"),
+    "import": ("trunk", "task"),
+    "ablate": ("ablation", "task", "trunk", "block", "implicit", "data", "augment", "optim",
+               "weighting", "trainer"),
 }  # fmt: skip
 """Command → the groups whose keys mean something to it."""
 COLUMN = 34

@@ -15,7 +15,7 @@ from hydra.errors import HydraException, OverrideParseException
 from unified.errors import ConfigError
 
 PATHS = re.compile(
-    r"source|out|ckpt|resume|weights|\+?data\.(folders\.\w+\.)?(root|images)", re.ASCII
+    r"source|out|ckpt|resume|weights|names|\+?data\.(folders\.\w+\.)?(root|images)", re.ASCII
 )
 """Keys whose values are taken as they stand."""
 SEVERAL = ("task", "data")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -26,7 +26,8 @@ OWN_KEYS = ("command", "resume", "ckpt", "source", "out", "min_score", "trust")
 def configured(raw: DictConfig) -> Config:
     """The typed configuration of a command.
 
-    With resume or ckpt, the saved one is the base and the command line changes it.
+    With resume or ckpt, the saved one is the base and the command line changes it; with weights, it
+    says what its tasks would measure.
 
     Args:
         raw: what Hydra composed of the command line.
@@ -47,6 +48,8 @@ def configured(raw: DictConfig) -> Config:
     elif raw.command in ("eval", "predict", "info") and raw.ckpt:
         file, plain = raw.ckpt, read_checkpoint(raw.ckpt)[ABOUT]["config"]
     else:
+        if raw.command == "train" and raw.weights:
+            _as_weights_have_it(raw, read_checkpoint(raw.weights)[ABOUT]["config"])
         return validate(raw)
     refuse_foreign(str(file), plain, raw.trust)
     saved = OmegaConf.create(plain)
@@ -57,6 +60,14 @@ def configured(raw: DictConfig) -> Config:
     if raw.command in ("train", "eval"):
         _refuse_places(str(file), config, {*_keys(overrides), *trusted(raw.trust)})
     return config
+
+
+def _as_weights_have_it(raw: DictConfig, saved: Mapping[str, Any]) -> None:
+    """What a task would measure, as anchors, is what its weights were told, if they were told."""
+    for name, arguments in saved["task"].items():
+        for key, value in arguments.items():
+            if value != "auto" and OmegaConf.select(raw, f"task.{name}.{key}") == "auto":
+                OmegaConf.update(raw, f"task.{name}.{key}", value)
 
 
 def _refuse_places(file: str, config: Config, said: set[str]) -> None:

@@ -88,7 +88,9 @@ class Config:
         out: the run folder, or the output folder of predict.
         seed: of everything.
         resume: a run folder to go on with.
-        weights: a checkpoint or run folder whose weights training starts from.
+        weights: a checkpoint or run folder whose weights training starts from; the released file
+            for import.
+        names: of the classes of a released file, one in each line, where they are not COCO's.
         ckpt: checkpoint for eval and predict.
         source: image, folder or glob for predict.
         trust: package, or packages, of your own whose classes a checkpoint or a run may name.
@@ -114,6 +116,7 @@ class Config:
     seed: Whole
     resume: str | None
     weights: str | None
+    names: str | None
     ckpt: str | None
     source: str | None
     trust: list[Name] | Name | None
