@@ -226,6 +226,14 @@ def test_python_api_takes_every_kind_of_image(trained: Path, shapes: Path) -> No
         model.predict(array.astype(np.float32))
 
 
+def test_inputs_that_the_coarsest_level_does_not_divide_are_refused(make) -> None:
+    deeper = ["trunk.widths=[8,8,8,8,8,8]", "trunk.depths=[0,0,0,0,0,0]"]
+    assert make("task=[detection]", "data.image_size=128", *deeper).model.trunk.features["p6"]
+    with pytest.raises(unified.errors.ConfigError, match="multiple of 64") as caught:
+        make("task=[detection]", "data.image_size=96", *deeper)
+    assert "use 128" in str(caught.value) or "use 64" in str(caught.value)
+
+
 def test_info_shows_the_official_totals(
     coco_mini: Path, run_command: Command, tmp_path: Path
 ) -> None:

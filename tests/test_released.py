@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from torchvision.ops import box_convert
 
 from unified.checkpoint import config_of
-from unified.errors import DataError
+from unified.errors import ConfigError, DataError
 from unified.model import UnifiedModel
 from unified.ops.dense import Cells
 from unified.released import read_released
@@ -149,6 +149,35 @@ def test_from_the_file_to_a_picture_to_scores_and_to_a_joint_run(
     assert "tasks.instance.head" in joint.stdout
     config = OmegaConf.load(tmp_path / "joint" / "config.yaml")
     assert config.task.detection.anchors[0][0] == [12, 16], "what the weights were trained with"
+
+
+def test_other_classes_have_the_names_of_a_file(file: Callable, tmp_path: Path) -> None:
+    """As of a detector that somebody has trained with the authors' programs."""
+    tensors = read_released(file("yolor_csp"))
+    few = {n: t[:21] if t.shape[:1] == (255,) else t for n, t in tensors.items()}
+    few = {n: t[:, :21] if t.shape == (1, 255, 1, 1) else t for n, t in few.items()}
+    own = save(tmp_path / "own.pt", few)
+    (tmp_path / "own.names").write_text("cat\n\n dog \n")
+    space = converted(own, names=tmp_path / "own.names")["unified"]["spaces"]["objects"]
+    assert space == {"ids": (1, 2), "names": ("cat", "dog"), "identified": False}
+    for names, said in (
+        (None, "2 classes, which are not COCO's 80"),
+        (own, "cannot be read"),
+        (tmp_path / "nowhere", "cannot be read"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            converted(own, names=names)
+    with pytest.raises(ConfigError, match="2 names, the file knows 80"):
+        converted(file("yolor_csp"), names=tmp_path / "own.names")
+
+
+def test_a_model_that_is_named_is_the_one_that_is_read(file: Callable) -> None:
+    with pytest.raises(DataError, match=r"no released model.* yolor_p6: module_list"):
+        converted(file("yolor_csp"), trunk="yolor_p6")
+    with pytest.raises(ConfigError, match="trunk=tiny was not released"):
+        converted(file("yolor_csp"), trunk="tiny")
+    state = converted(file("yolor_csp"), overrides=["task.detection.nms_iou=0.5"])
+    assert state["unified"]["config"]["task"]["detection"]["nms_iou"] == 0.5
 
 
 @pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])

@@ -64,8 +64,8 @@ def configured(raw: DictConfig) -> Config:
 
 def _as_weights_have_it(raw: DictConfig, saved: Mapping[str, Any]) -> None:
     """What a task would measure, as anchors, is what its weights were told, if they were told."""
-    for name, arguments in saved["task"].items():
-        for key, value in arguments.items():
+    for name, arguments in dict(saved.get("task") or {}).items():
+        for key, value in dict(arguments or {}).items():
             if value != "auto" and OmegaConf.select(raw, f"task.{name}.{key}") == "auto":
                 OmegaConf.update(raw, f"task.{name}.{key}", value)
 
