@@ -65,7 +65,8 @@ REASONS = (
     (r"resume: (augment|data\.batch_size|data\.image_size|logger|name|optim\.ema_decay)=",
      "this key may change between the parts of a run"),
     (r"resume: task\.detection\.anchors=auto$", "the anchors of a run stand in its checkpoint"),
-    (r"configuration: (trust|name|data\.derived\.\w+)=", "nothing in this run asks for the name"),
+    (r"configuration: (trust|name|data\.derived\.\w+|data\.sources\.captions\.\w+)=",
+     "nothing in this run asks for the name"),
     (r"configuration: (augment|optim|weighting|task|trainer)\..*=1e9$",
      "a large weight, length or temperature is one; gradients are clipped, and the weights that it "
      "left are finite"),
