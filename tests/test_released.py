@@ -204,6 +204,9 @@ class Evil:
         (lambda t: t.update({"module_list.2.Conv2d.weight": torch.ones(1, 2)}), r"weight \[1, 2\]"),
         (lambda t: t.update({"head.weight": torch.ones(1)}), "head.weight is of no layer"),
         (lambda t: t.clear(), "no tensors"),
+        (lambda t: t["module_list.0.Conv2d.weight"].fill_(torch.nan), "0.Conv2d.weight is not fin"),
+        (lambda t: t.update({"module_list.185.Conv2d.bias": torch.tensor(1.0)}), "not those of"),
+        (lambda t: t.update({f"module_list.{'9' * 5000}.x": torch.ones(1)}), "is of no layer"),
         (lambda t: t.update(a=Evil()), "cannot be read"),
     ],
 )  # fmt: skip

@@ -74,6 +74,20 @@ def test_what_the_user_trusts_is_built(
     assert "detection" in load(tmp_path / "net.ckpt", trust=["mine_of_trust"]).model.named_tasks()
 
 
+def test_what_weights_were_told_is_data(
+    trained: Path, small: list[str], run_command: Command, tmp_path: Path
+) -> None:
+    state = torch.load(trained / "best.ckpt", weights_only=True)
+    state["unified"]["config"]["task"]["detection"]["anchors"] = [[["${oc.env:HOME}", 1]]]
+    torch.save(state, tmp_path / "net.ckpt")
+    refused = run_command(
+        "train", *small, "weights=net.ckpt", "trainer=smoke", "out=run", cwd=tmp_path, check=False
+    )
+    assert refused.returncode == 2, refused.stderr
+    assert "${oc.env:HOME}, which would be replaced by a value of this machine" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_name_that_only_begins_alike_is_foreign() -> None:
     refuse_foreign("x", {"trunk": {"_target_": "unified.trunks.csp.CSPTrunk"}}, [])
     for name in ("unified_evil.Run", "tasksx.Run", "lightning.pytorch.callbacks.X"):

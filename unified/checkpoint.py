@@ -94,7 +94,7 @@ def _check_contents(path: Path, state: Mapping[str, Any]) -> None:
         about: Contents = msgspec.convert(state[ABOUT], Contents)
         tensors = state["state_dict"]
         sound = all(isinstance(n, str) and is_held(v) for n, v in tensors.items())
-        finite = sound and all(_is_finite(tensor) for tensor in tensors.values())
+        finite = sound and all(is_finite(tensor) for tensor in tensors.values())
         msgspec.convert(state["epoch"], Annotated[int, msgspec.Meta(ge=0, le=2**40)])
     except (KeyError, AttributeError, msgspec.ValidationError) as error:
         raise DataError(
@@ -123,7 +123,8 @@ def is_held(value: Any) -> bool:
     )
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every number of it is one."""
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float64)))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unified.checkpoint import is_held, refuse_damaged
+from unified.checkpoint import is_finite, is_held, refuse_damaged
 from unified.errors import DataError
 from unified.model import UnifiedModel
 from unified.slots import slots_of
@@ -26,7 +26,7 @@ SCALARS = [
 ]
 ALLOWED: list[Any] = [*SCALARS, np.dtype, type(np.dtype("f8")), type(np.dtype("f4"))]
 """What such a file holds besides tensors: a score, as a number of numpy's."""
-TENSOR = re.compile(r"module_list\.(\d+)\.(.+)", re.ASCII)
+TENSOR = re.compile(r"module_list\.(\d{1,9})\.(.+)", re.ASCII)
 CODE = "implicit"
 ANCHORS = 3
 """Of each cell; an output is its box, objectness, and the classes."""
@@ -75,6 +75,11 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
             "`model`",
             "give the authors' .pt file; a checkpoint of ours needs no import",
         )
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise DataError(
+                f"weights={path}: {name} is not finite", "fetch the released file again"
+            )
     return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
 
 
@@ -85,7 +90,7 @@ def classes_of(tensors: Mapping[str, Tensor]) -> int:
         DataError: the file has no such layer.
     """
     biases = [tensor for name, tensor in tensors.items() if name.endswith(".Conv2d.bias")]
-    classes, rest = divmod(len(biases[-1]) - 5 * ANCHORS, ANCHORS) if biases else (0, 0)
+    classes, rest = divmod(biases[-1].numel() - 5 * ANCHORS, ANCHORS) if biases else (0, 0)
     if classes < 1 or rest:
         raise DataError(
             f"its tensors, as {next(iter(tensors))}, are not those of a released detector",
@@ -129,7 +134,7 @@ def _in_order(tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     for name in tensors:
         match = TENSOR.fullmatch(name)
         if match is None:
-            raise OtherNetwork(f"{name} is of no layer", 0)
+            raise OtherNetwork(f"{name:.60} is of no layer", 0)
         found.append((match[2] != CODE, int(match[1]), match[2], name))
     found.sort(key=lambda one: one[:2])
     return [(part, name) for _, _, part, name in found]

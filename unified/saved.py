@@ -49,7 +49,10 @@ def configured(raw: DictConfig) -> Config:
         file, plain = raw.ckpt, read_checkpoint(raw.ckpt)[ABOUT]["config"]
     else:
         if raw.command == "train" and raw.weights:
-            _as_weights_have_it(raw, read_checkpoint(raw.weights)[ABOUT]["config"])
+            told = _told(raw, read_checkpoint(raw.weights)[ABOUT]["config"])
+            refuse_foreign(str(raw.weights), told, raw.trust)
+            for key, value in told.items():
+                OmegaConf.update(raw, key, value)
         return validate(raw)
     refuse_foreign(str(file), plain, raw.trust)
     saved = OmegaConf.create(plain)
@@ -62,12 +65,15 @@ def configured(raw: DictConfig) -> Config:
     return config
 
 
-def _as_weights_have_it(raw: DictConfig, saved: Mapping[str, Any]) -> None:
-    """What a task would measure, as anchors, is what its weights were told, if they were told."""
-    for name, arguments in dict(saved.get("task") or {}).items():
-        for key, value in dict(arguments or {}).items():
-            if value != "auto" and OmegaConf.select(raw, f"task.{name}.{key}") == "auto":
-                OmegaConf.update(raw, f"task.{name}.{key}", value)
+def _told(raw: DictConfig, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Key → what weights were told, of that which a task would measure otherwise, as anchors."""
+    tasks = saved.get("task") or {}
+    return {
+        f"task.{name}.{key}": tasks[name][key]
+        for name, arguments in raw.task.items()
+        for key, value in arguments.items()
+        if value == "auto" and key in (tasks.get(name) or {})
+    }
 
 
 def _refuse_places(file: str, config: Config, said: set[str]) -> None:

@@ -19,13 +19,14 @@ from torch import Tensor
 from unified.build import build
 from unified.checkpoint import ABOUT, PREFIX, describe
 from unified.errors import ConfigError, DataError
-from unified.files import read_file, whole
+from unified.files import read_file
 from unified.released import OtherNetwork, classes_of, read_released, renamed
+from unified.run.checkpoints import BEST, RunCheckpoints
 from unified.run.folder import output_folder, refuse_to_overwrite
 from unified.schema import Config, needed, validate
 from unified.task import DataSpec
 
-FILE = "best.ckpt"
+FILE = f"{BEST}.ckpt"
 OWN = ("command", "weights", "out", "names", "trunk")
 """Keys that do not change what the file says."""
 
@@ -50,8 +51,7 @@ def import_released(config: Config) -> Path:
     said = [word for key, word in words.items() if key not in OWN]
     state = converted(path, trunk, said, config.names)
     folder = output_folder(config.out, config.name)
-    with whole(folder / FILE, "wb") as file:
-        torch.save(state, file)
+    RunCheckpoints().save_checkpoint(state, folder / FILE)
     print(f"{state[ABOUT]['config']['name']}: {folder / FILE}")
     return folder
 
